@@ -1,0 +1,3 @@
+//! What turns a world into a test: plans, faults, workloads, oracles, reports.
+pub mod record;
+pub mod report;

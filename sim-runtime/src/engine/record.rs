@@ -1,0 +1,60 @@
+//! What is asked of a simulation process, and what it hands back.
+//!
+//! Both cross a pipe between processes, so both are plain data. Wall and CPU time are measured by the process; nothing
+//! else in a [`RunRecord`] depends on the machine.
+
+use serde::{Deserialize, Serialize};
+
+use super::report::RunReport;
+
+/// One run, asked for.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct RunRequest {
+    pub seed: u64,
+    pub spec: String,
+    /// A planted bug to switch on.
+    pub bug: Option<String>,
+    /// Runs this plan (JSON of `engine::Plan`) instead of the one that the seed generates.
+    pub plan: Option<serde_json::Value>,
+    /// Events (first, past the last) to keep in [`RunRecord::events`], besides those around a violation.
+    pub window: Option<(u64, u64)>,
+}
+
+/// One run, done.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RunRecord {
+    pub report: RunReport,
+    /// The plan that was run, as JSON of `engine::Plan`.
+    pub plan: serde_json::Value,
+    /// One line each: topology and faults, for people.
+    pub summary: Vec<String>,
+    pub checkpoints: Vec<Checkpoint>,
+    /// Events kept: the requested window, or those that led to the first violation and around it.
+    pub events: Vec<TraceEvent>,
+    /// The client history as JSON lines of the workload, for artifacts. Empty when the run passed.
+    pub history: Vec<serde_json::Value>,
+}
+
+/// The digest after so many events.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Checkpoint {
+    pub events: u64,
+    /// The rolling digest, high and low half.
+    pub digest: (u64, u64),
+}
+
+/// One event of the trace, rendered.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TraceEvent {
+    /// Position in the run, from 0.
+    pub number: u64,
+    /// Virtual time in ns.
+    pub at_ns: u64,
+    /// Host name, empty for the world itself.
+    pub node: String,
+    /// Event class, for instance `poll`, `send`, `disk-write`.
+    pub class: String,
+    pub text: String,
+    /// The event that caused this one, where known.
+    pub cause: Option<u64>,
+}

@@ -1,0 +1,8 @@
+//! Deterministic simulation: one thread, one seed, one order of events.
+//!
+//! Product code never names this crate; only workloads and tests build a world.
+//!
+//! - [`engine`]: plans, faults, workloads, oracles, and the builder that runs them
+//!
+//! Invariant: nothing below `world` reads the system clock, spawns a thread or iterates a hash map.
+pub mod engine;
