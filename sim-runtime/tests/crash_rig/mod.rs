@@ -1,54 +1,56 @@
 //! Power loss at every I/O operation of a storage engine, judged against a model.
 //!
 //! 1. [`record`]: a booted host runs random transactions; a probe keeps the whole disk, copy on write, as it is *inside*
-//!    each operation, together with how many commits had been acknowledged and begun by then.
+//!    each operation, together with how many transactions were promised and begun by then.
 //! 2. [`judge`]: each kept disk loses its power there. What survives is chosen: only what was synced, everything, or a
 //!    random legal subset of the pending sectors, lengths and names. The engine opens what is left.
 //! 3. The engine must open, pass its own integrity check, and hold exactly the state after some number of transactions,
-//!    with that number inside the promise. The check then commits once more: a database that opens but cannot go on is
-//!    broken too.
+//!    at least what was promised and at most what was begun. Then it commits once more: a database that opens but cannot
+//!    go on is broken too.
 //!
-//! A double crash loses the power again at an operation of that recovery.
+//! A double crash loses the power again at each operation of that recovery.
+//!
+//! [`live`] does the same with one host whose power really goes, over and over.
+#![allow(dead_code)] // Each test uses its part of the rig.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use sim_runtime::disk::file::Interval;
-use sim_runtime::disk::{Choice, Disk, DiskConfig, OpReport, Shape, Volume};
+use sim_runtime::disk::{self, Choice, Disk, DiskConfig, Moment, OpReport, PowerLossOutcome, Shape, Volume};
 use sim_runtime::world::draws::Dice;
 use sim_runtime::world::section::{self, Lane};
-use sim_runtime::world::{self, HostStatus, World, WorldConfig};
+use sim_runtime::world::{self, Cause, HostStatus, Purpose, World, WorldConfig};
 
 pub type State = BTreeMap<u64, Vec<u8>>;
 
 /// Sets or, with `None`, deletes.
 pub type Transaction = Vec<(u64, Option<Vec<u8>>)>;
 
+/// Whether everything committed so far is promised to survive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Promised {
+    Yes,
+    /// An unbroken prefix survives, at least up to the last promise.
+    NotYet,
+}
+
 /// A storage engine under test, on the disk of the current host. Called inside blocking sections only.
 pub trait Engine: Send + Sized + 'static {
     /// Opens the database, creating it when there is none.
     fn open() -> Result<Self, String>;
     /// Commits the `number`-th transaction, counted from 1, and stores the number with it.
-    fn commit(&mut self, number: u64, transaction: &Transaction) -> Result<(), String>;
+    fn commit(&mut self, number: u64, transaction: &Transaction) -> Result<Promised, String>;
     /// The number of the last transaction (0 = none) and all pairs.
     fn contents(&mut self) -> Result<(u64, State), String>;
     /// The engine's own integrity check.
     fn check(&mut self) -> Result<(), String>;
     /// Work between transactions, for instance a checkpoint.
-    fn rest(&mut self, _number: u64) -> Result<(), String> {
-        Ok(())
+    fn rest(&mut self, _number: u64) -> Result<Promised, String> {
+        Ok(Promised::NotYet)
     }
-}
-
-/// What a commit promises.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Promise {
-    /// Every acknowledged transaction survives.
-    All,
-    /// The survivors are an unbroken prefix.
-    Prefix,
 }
 
 /// The disk inside one operation.
@@ -56,26 +58,54 @@ pub struct Point {
     pub number: u64,
     pub when: Interval,
     pub volume: Volume,
-    pub acknowledged: u64,
+    /// Transactions up to this one were promised to survive.
+    pub promised: u64,
     pub begun: u64,
+}
+
+pub struct Plan {
+    pub seed: u64,
+    /// Random subsets per point, beside the two extremes.
+    pub subsets: u64,
+    /// Every n-th image loses its power again at each operation of its recovery; 0 = never.
+    pub double_every: u64,
 }
 
 /// What [`judge`] did and found.
 #[derive(Debug, Default)]
 pub struct Findings {
+    /// Operations at which the power went.
+    pub points: u64,
+    /// Disks opened after that.
     pub images: u64,
     pub double_crashes: u64,
     /// Images that had lost at least one sector.
     pub lossy: u64,
     pub shapes: BTreeMap<Shape, u64>,
-    /// Acknowledged transactions that were gone, at most. Allowed only under [`Promise::Prefix`].
+    /// Transactions that were gone, at most; none of them was promised.
     pub lost_transactions_max: u64,
     pub failures: Vec<String>,
+}
+
+impl Findings {
+    /// Enough was tried, it hurt in every way, and the engine kept its promise.
+    pub fn assert_sound(&self, points_min: u64) {
+        println!("{self:?}");
+        assert_eq!(self.failures, Vec::<String>::new());
+        assert!(self.points >= points_min && self.double_crashes > 0, "too little was tried");
+        assert!(self.lossy * 3 > self.images && self.shapes.len() == 6, "too little was lost");
+    }
+}
+
+/// Random subsets per operation: one, or as the environment says.
+pub fn subsets_per_point() -> u64 {
+    std::env::var("CRASH_SUBSETS").map_or(1, |text| text.parse().expect("CRASH_SUBSETS is a number"))
 }
 
 /// Keys are few, so that transactions overwrite and delete each other's.
 const KEYS: u64 = 24;
 const VALUE_BYTES_MAX: u64 = 700;
+const FAILURES_MAX: usize = 4;
 
 pub fn transaction(seed: u64, number: u64) -> Transaction {
     let mut dice = Dice::new(seed.wrapping_mul(1_000_003).wrapping_add(number));
@@ -86,6 +116,11 @@ pub fn transaction(seed: u64, number: u64) -> Transaction {
             (key, value)
         })
         .collect()
+}
+
+/// Committed after recovery.
+fn further_transaction() -> Transaction {
+    (0..3).map(|key| (key, Some(vec![42; 300]))).collect()
 }
 
 /// The state after each number of transactions, from 0 to `count`.
@@ -108,10 +143,23 @@ fn apply(state: &mut State, transaction: &Transaction) {
     }
 }
 
+/// How far a host came: transactions promised and begun.
+#[derive(Default)]
+struct Progress {
+    promised: AtomicU64,
+    begun: AtomicU64,
+}
+
+impl Progress {
+    fn seen(&self) -> (u64, u64) {
+        (self.promised.load(Ordering::Relaxed), self.begun.load(Ordering::Relaxed))
+    }
+}
+
 /// Runs `count` transactions on a booted host and returns the disk inside each operation.
 pub fn record<E: Engine>(seed: u64, count: u64, config: DiskConfig) -> Vec<Point> {
     let points: Arc<Mutex<Vec<Point>>> = Arc::default();
-    let progress: Arc<[AtomicU64; 2]> = Arc::default();
+    let progress: Arc<Progress> = Arc::default();
     let world = World::new(WorldConfig::seeded(seed));
     let (kept, seen) = (points.clone(), progress.clone());
     let done = world.run(async move {
@@ -119,21 +167,24 @@ pub fn record<E: Engine>(seed: u64, count: u64, config: DiskConfig) -> Vec<Point
         let disk = Disk::of(host);
         disk.set_config(config);
         disk.set_probe(Some(Box::new(move |op: OpReport, volume: &Volume| {
-            let [acknowledged, begun] = [0, 1].map(|n: usize| seen[n].load(Ordering::Relaxed));
-            let point = Point { number: op.number, when: op.when, volume: volume.clone(), acknowledged, begun };
+            let (promised, begun) = seen.seen();
+            let point = Point { number: op.number, when: op.when, volume: volume.clone(), promised, begun };
             kept.lock().unwrap().push(point);
         })));
         world::boot(host, move || async move {
             let lane = Lane::new("engine");
             let mut engine = lane.run(|| E::open().expect("opens on a quiet disk")).await;
             for number in 1..=count {
-                let progress = &progress;
-                let committing = &mut engine;
+                let (engine, progress) = (&mut engine, &progress);
                 lane.run(move || {
-                    progress[1].store(number, Ordering::Relaxed);
-                    committing.commit(number, &transaction(seed, number)).expect("commits on a quiet disk");
-                    progress[0].store(number, Ordering::Relaxed);
-                    committing.rest(number).expect("works on a quiet disk");
+                    progress.begun.store(number, Ordering::Relaxed);
+                    let committed = engine.commit(number, &transaction(seed, number)).expect("commits");
+                    if committed == Promised::Yes {
+                        progress.promised.store(number, Ordering::Relaxed);
+                    }
+                    if engine.rest(number).expect("works") == Promised::Yes {
+                        progress.promised.store(number, Ordering::Relaxed);
+                    }
                 })
                 .await;
             }
@@ -146,25 +197,16 @@ pub fn record<E: Engine>(seed: u64, count: u64, config: DiskConfig) -> Vec<Point
         assert_eq!(disk.counters().overlapped, 0, "the lane keeps sections apart");
         disk.set_probe(None);
     });
-    done.expect("the recorded run ends by itself");
+    done.unwrap_or_else(|halt| panic!("{halt}"));
     Arc::into_inner(points).expect("the probe is gone").into_inner().unwrap()
 }
 
 /// What survives at a point.
 #[derive(Clone, Copy, Debug)]
-pub enum Survival {
+enum Survival {
     Synced,
     Everything,
     Subset(u64),
-}
-
-pub struct Plan {
-    pub seed: u64,
-    pub promise: Promise,
-    /// Random subsets per point, beside the two extremes.
-    pub subsets: u64,
-    /// Every n-th image loses its power again at each operation of its recovery; 0 = never.
-    pub double_every: u64,
 }
 
 /// Loses the power at every point and judges what the engine makes of what is left. Stops after a few failures.
@@ -175,17 +217,18 @@ pub fn judge<E: Engine>(points: &[Point], plan: &Plan) -> Findings {
     let done = world.run(async {
         let mut findings = Findings::default();
         for point in points {
+            findings.points += 1;
             let subsets = (0..plan.subsets).map(|n| Survival::Subset(point.number * 1_000 + n));
             for survival in [Survival::Synced, Survival::Everything].into_iter().chain(subsets) {
                 judge_one::<E>(point, survival, plan, &states, &mut findings).await;
-                if findings.failures.len() > 3 {
+                if findings.failures.len() >= FAILURES_MAX {
                     return findings;
                 }
             }
         }
         findings
     });
-    done.expect("judging ends by itself")
+    done.unwrap_or_else(|halt| panic!("{halt}"))
 }
 
 async fn judge_one<E: Engine>(
@@ -200,29 +243,29 @@ async fn judge_one<E: Engine>(
     let double = plan.double_every > 0 && findings.images.is_multiple_of(plan.double_every);
     let place = format!("operation {}, {survival:?}", point.number);
     let recovery: Arc<Mutex<Vec<(OpReport, Volume, bool)>>> = Arc::default();
-    let went_on: Arc<AtomicBool> = Arc::default();
+    let promised: Arc<AtomicBool> = Arc::default();
     let disk = Disk::current();
     disk.mount(image);
     if double {
-        let (kept, went_on) = (recovery.clone(), went_on.clone());
+        let (kept, promised) = (recovery.clone(), promised.clone());
         disk.set_probe(Some(Box::new(move |op, volume: &Volume| {
-            kept.lock().unwrap().push((op, volume.clone(), went_on.load(Ordering::Relaxed)));
+            kept.lock().unwrap().push((op, volume.clone(), promised.load(Ordering::Relaxed)));
         })));
     }
-    let found = section::run("recovery", || reopen::<E>(point, plan.promise, states, &went_on)).await;
+    let found = section::run("recovery", || reopen::<E>(point, states, &promised)).await;
     disk.set_probe(None);
     let first = match found {
         Ok(number) => number,
         Err(failure) => return findings.failures.push(format!("{place}: {failure}")),
     };
-    findings.lost_transactions_max = findings.lost_transactions_max.max(point.acknowledged.saturating_sub(first));
-    for (op, volume, went_on) in std::mem::take(&mut *recovery.lock().unwrap()) {
+    findings.lost_transactions_max = findings.lost_transactions_max.max(point.begun - first);
+    let recovery = std::mem::take(&mut *recovery.lock().unwrap());
+    for (op, volume, promised) in recovery {
         let second = Survival::Subset(point.number * 1_000 + op.number % 1_000);
         let Some(image) = lose_power(&volume, middle(op.when), second, findings) else { continue };
         findings.double_crashes += 1;
         disk.mount(image);
-        let kept = went_on && plan.promise == Promise::All;
-        let found = section::run("recovery", || reopen_again::<E>(point, states, first, kept)).await;
+        let found = section::run("recovery", || reopen_again::<E>(point, states, first, promised)).await;
         if let Err(failure) = found {
             findings.failures.push(format!("{place}, then {:?} {} of recovery: {failure}", op.kind, op.number));
         }
@@ -254,9 +297,9 @@ fn lose_power(volume: &Volume, at: u64, survival: Survival, findings: &mut Findi
     Some(volume)
 }
 
-/// Opens, checks and returns the number of the last transaction. Then commits once more and reads that back; `went_on`
-/// says when that commit was acknowledged.
-fn reopen<E: Engine>(point: &Point, promise: Promise, states: &[State], went_on: &AtomicBool) -> Result<u64, String> {
+/// Opens, checks and returns the number of the last transaction. Then commits once more and reads that back;
+/// `promised` says when that commit was.
+fn reopen<E: Engine>(point: &Point, states: &[State], promised: &AtomicBool) -> Result<u64, String> {
     let mut engine = E::open().map_err(|error| format!("does not open: {error}"))?;
     let (number, state) = inspect(&mut engine)?;
     if number > point.begun {
@@ -265,26 +308,27 @@ fn reopen<E: Engine>(point: &Point, promise: Promise, states: &[State], went_on:
     if state != states[number as usize] {
         return Err(format!("not the state after {number} transactions"));
     }
-    let lost = point.acknowledged.saturating_sub(number);
-    if promise == Promise::All && lost > 0 {
-        return Err(format!("{lost} acknowledged transactions of {} lost", point.acknowledged));
+    if number < point.promised {
+        return Err(format!("transaction {number} is the last, but {} was promised", point.promised));
     }
     let further = point.begun + 1;
-    engine.commit(further, &further_transaction()).map_err(|error| format!("cannot go on: {error}"))?;
-    went_on.store(true, Ordering::Relaxed);
+    let committed = engine.commit(further, &further_transaction()).map_err(|error| format!("cannot go on: {error}"))?;
+    promised.store(committed == Promised::Yes, Ordering::Relaxed);
     let (after, _) = engine.contents().map_err(|error| format!("cannot be read again: {error}"))?;
     if after == further { Ok(number) } else { Err("the commit after recovery is not there".into()) }
 }
 
 /// After a second power loss: what the first recovery found, with its further commit or without it.
-fn reopen_again<E: Engine>(point: &Point, states: &[State], first: u64, kept: bool) -> Result<(), String> {
+fn reopen_again<E: Engine>(point: &Point, states: &[State], first: u64, promised: bool) -> Result<(), String> {
     let mut engine = E::open().map_err(|error| format!("does not open: {error}"))?;
     let (number, state) = inspect(&mut engine)?;
     let mut expected = states[first as usize].clone();
     if number == point.begun + 1 {
         apply(&mut expected, &further_transaction());
-    } else if number != first || kept {
-        return Err(format!("transaction {number} is the last; recovery had found {first}, its commit kept: {kept}"));
+    } else if number != first || promised {
+        return Err(format!(
+            "transaction {number} is the last; recovery found {first}, its commit promised: {promised}"
+        ));
     }
     if state == expected { Ok(()) } else { Err(format!("not the state after transaction {number}")) }
 }
@@ -294,7 +338,69 @@ fn inspect<E: Engine>(engine: &mut E) -> Result<(u64, State), String> {
     engine.contents().map_err(|error| format!("cannot be read: {error}"))
 }
 
-/// Committed after recovery.
-fn further_transaction() -> Transaction {
-    (0..3).map(|key| (key, Some(vec![42; 300]))).collect()
+/// What a host went through.
+#[derive(Debug)]
+pub struct Life {
+    pub power_losses: Vec<PowerLossOutcome>,
+    /// Transactions that were promised to survive, and did.
+    pub transactions: u64,
+    pub digest: (u64, u64),
+}
+
+impl Life {
+    /// Some shape and some moment of every kind, or the life was too sheltered to prove anything.
+    pub fn assert_eventful(&self) {
+        let shapes: BTreeSet<Shape> = self.power_losses.iter().filter_map(|loss| loss.shape).collect();
+        let moments: BTreeSet<Moment> = self.power_losses.iter().map(|loss| loss.moment).collect();
+        assert_eq!((shapes.len(), moments.len()), (6, 4), "{shapes:?} {moments:?}");
+        assert!(self.transactions as usize > self.power_losses.len() / 2, "{} transactions", self.transactions);
+    }
+}
+
+/// One host that loses its power in the middle of a drawn operation, reboots on what is left, checks that against the
+/// model and goes on, `boots` times. Here the handles really die, and a section is cut where the power went.
+pub fn live<E: Engine>(seed: u64, boots: u64, operations_per_boot: u64) -> Life {
+    let world = World::new(WorldConfig::seeded(seed));
+    let states = Arc::new(model(seed, boots * operations_per_boot));
+    let progress: Arc<Progress> = Arc::default();
+    let done = world.run(async {
+        let host = world::add_host("engine");
+        let disk = Disk::of(host);
+        let mut chance = world::stream(Purpose("crash-rig"), 0);
+        for _ in 0..boots {
+            disk.arm_power_loss_at_op(chance.below(operations_per_boot), chance.below(1_000_000) as u32);
+            let (states, progress) = (states.clone(), progress.clone());
+            world::boot(host, move || run_until_dark::<E>(seed, states, progress));
+            while world::running(host).is_some() {
+                world::sleep(Duration::from_micros(100)).await;
+            }
+            assert_eq!(world::host_status(host), HostStatus::Killed(Cause::PowerLoss));
+        }
+        disk.power_losses()
+    });
+    let power_losses = done.unwrap_or_else(|halt| panic!("{halt}"));
+    Life { power_losses, transactions: progress.seen().0, digest: world.digest() }
+}
+
+async fn run_until_dark<E: Engine>(seed: u64, states: Arc<Vec<State>>, progress: Arc<Progress>) {
+    let lane = Lane::new("engine");
+    let found = lane.run(|| E::open().and_then(|mut engine| Ok((inspect(&mut engine)?, engine)))).await;
+    let ((mut number, state), mut engine) = found.expect("opens and passes its check");
+    let (promised, begun) = progress.seen();
+    assert!((promised..=begun).contains(&number), "{promised} promised, {number} found, {begun} begun");
+    assert!(state == states[number as usize], "not the state after {number} transactions");
+    disk::declare_recovered();
+    loop {
+        number += 1;
+        progress.begun.store(number, Ordering::Relaxed);
+        let committing = &mut engine;
+        let promised = lane.run(move || {
+            let committed = committing.commit(number, &transaction(seed, number)).expect("commits");
+            committed == Promised::Yes || committing.rest(number).expect("works") == Promised::Yes
+        });
+        // Reached only when the power was there until the section's virtual end.
+        if promised.await {
+            progress.promised.store(number, Ordering::Relaxed);
+        }
+    }
 }
