@@ -6,3 +6,4 @@
 //!
 //! Invariant: nothing below `world` reads the system clock, spawns a thread or iterates a hash map.
 pub mod engine;
+pub mod world;
