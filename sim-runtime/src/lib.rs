@@ -9,3 +9,4 @@
 //! Invariant: nothing below `world` reads the system clock, spawns a thread or iterates a hash map.
 pub mod engine;
 pub mod escape;
+pub mod isolate;

@@ -25,8 +25,8 @@ mod refusals;
 mod state;
 
 pub use canary::assert_linked;
-pub use state::{Answers, Guard, install, seed_hash_keys, simulating, suspend, taken};
 pub(crate) use state::declare_alone;
+pub use state::{Answers, Guard, install, seed_hash_keys, simulating, suspend, taken};
 
 /// How the report of a futex wait begins that nobody could end.
 pub(crate) const BLOCKING_WAIT: &str = "blocking wait while simulating";

@@ -53,7 +53,8 @@ unsafe fn answer(number: c_long, arguments: [c_long; 4]) -> Option<c_long> {
             libc::SYS_clock_gettime => Some(libc::clock_gettime(a as c_int, b as *mut libc::timespec).into()),
             libc::SYS_nanosleep => Some(libc::nanosleep(a as *const libc::timespec, b as *mut libc::timespec).into()),
             libc::SYS_clock_nanosleep => {
-                let error = libc::clock_nanosleep(a as c_int, b as c_int, c as *const libc::timespec, std::ptr::null_mut());
+                let error =
+                    libc::clock_nanosleep(a as c_int, b as c_int, c as *const libc::timespec, std::ptr::null_mut());
                 Some(if error == 0 { 0 } else { fail(error) })
             }
             #[cfg(target_arch = "x86_64")]

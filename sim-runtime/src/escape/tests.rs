@@ -3,7 +3,7 @@
 use std::collections::hash_map::RandomState;
 use std::ffi::CStr;
 use std::hash::BuildHasher;
-use std::mem::transmute;
+use std::mem::transmute_copy;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use libc::{c_char, c_int, c_long, c_uint, c_void, timespec, timeval};
@@ -30,10 +30,14 @@ fn slept() -> u64 {
     SLEPT.with(std::cell::Cell::take)
 }
 
-fn look_up(name: &CStr) -> *const c_void {
+/// The function that the loader finds under this name.
+///
+/// # Safety
+/// `F` must be its C signature.
+unsafe fn looked_up<F>(name: &CStr) -> F {
     let found = unsafe { libc::dlsym(libc::RTLD_DEFAULT, name.as_ptr()) };
-    assert!(!found.is_null());
-    found
+    assert!(!found.is_null() && size_of::<F>() == size_of_val(&found));
+    unsafe { transmute_copy(&found) }
 }
 
 fn on_fresh_thread<T: Send>(f: impl FnOnce() -> T + Send) -> T {
@@ -101,19 +105,19 @@ fn every_clock_symbol_answers_when_linked_and_when_looked_up() {
     let mut day = timeval { tv_sec: 0, tv_usec: 0 };
     unsafe {
         type ClockGettime = unsafe extern "C" fn(c_int, *mut timespec) -> c_int;
-        for call in [libc::clock_gettime as ClockGettime, transmute(look_up(c"clock_gettime"))] {
+        for call in [libc::clock_gettime as ClockGettime, looked_up(c"clock_gettime")] {
             assert_eq!(call(libc::CLOCK_REALTIME, &mut time), 0);
             assert_eq!((time.tv_sec, time.tv_nsec), (wall_s, wall_ns));
             assert_eq!(call(libc::CLOCK_MONOTONIC, &mut time), 0);
             assert_eq!((time.tv_sec, time.tv_nsec), (42, 7));
         }
         type Gettimeofday = unsafe extern "C" fn(*mut timeval, *mut libc::timezone) -> c_int;
-        for call in [libc::gettimeofday as Gettimeofday, transmute(look_up(c"gettimeofday"))] {
+        for call in [libc::gettimeofday as Gettimeofday, looked_up(c"gettimeofday")] {
             assert_eq!(call(&mut day, std::ptr::null_mut()), 0);
             assert_eq!((day.tv_sec, day.tv_usec), (wall_s, wall_ns / 1000));
         }
         type Time = unsafe extern "C" fn(*mut i64) -> i64;
-        for call in [libc::time as Time, transmute(look_up(c"time"))] {
+        for call in [libc::time as Time, looked_up(c"time")] {
             assert_eq!(call(std::ptr::null_mut()), wall_s);
         }
         for number in [libc::SYS_clock_gettime, libc::SYS_gettimeofday, libc::SYS_time] {
@@ -142,13 +146,13 @@ fn every_sleep_returns_at_once_and_tells_the_world() {
         assert_eq!(slept(), 3_600_000_000_000);
         unsafe {
             type Nanosleep = unsafe extern "C" fn(*const timespec, *mut timespec) -> c_int;
-            for call in [libc::nanosleep as Nanosleep, transmute(look_up(c"nanosleep"))] {
+            for call in [libc::nanosleep as Nanosleep, looked_up(c"nanosleep")] {
                 assert_eq!(call(&hour, std::ptr::null_mut()), 0);
                 assert_eq!(slept(), ns);
             }
             let until = timespec { tv_sec: 43, tv_nsec: 7 };
             type ClockNanosleep = unsafe extern "C" fn(c_int, c_int, *const timespec, *mut timespec) -> c_int;
-            for call in [libc::clock_nanosleep as ClockNanosleep, transmute(look_up(c"clock_nanosleep"))] {
+            for call in [libc::clock_nanosleep as ClockNanosleep, looked_up(c"clock_nanosleep")] {
                 assert_eq!(call(libc::CLOCK_MONOTONIC, libc::TIMER_ABSTIME, &until, std::ptr::null_mut()), 0);
                 assert_eq!(slept(), 1_000_000_000);
             }
@@ -171,18 +175,18 @@ fn every_entropy_symbol_answers_when_linked_and_when_looked_up() {
     let out = (&raw mut bytes).cast::<c_void>();
     unsafe {
         type Getrandom = unsafe extern "C" fn(*mut c_void, usize, c_uint) -> isize;
-        for call in [libc::getrandom as Getrandom, transmute(look_up(c"getrandom"))] {
+        for call in [libc::getrandom as Getrandom, looked_up(c"getrandom")] {
             assert_eq!(call(out, 16, 0), 16);
             assert_eq!(std::mem::take(&mut bytes), [7; 16]);
         }
         type Getentropy = unsafe extern "C" fn(*mut c_void, usize) -> c_int;
-        for call in [libc::getentropy as Getentropy, transmute(look_up(c"getentropy"))] {
+        for call in [libc::getentropy as Getentropy, looked_up(c"getentropy")] {
             assert_eq!(call(out, 16), 0);
             assert_eq!(std::mem::take(&mut bytes), [7; 16]);
             assert_eq!(call(out, 257), -1);
         }
         type Syscall = unsafe extern "C" fn(c_long, ...) -> c_long;
-        for call in [libc::syscall as Syscall, transmute(look_up(c"syscall"))] {
+        for call in [libc::syscall as Syscall, looked_up(c"syscall")] {
             let (length, flags): (usize, c_long) = (16, 0);
             assert_eq!(call(libc::SYS_getrandom, out, length, flags), 16);
             assert_eq!(std::mem::take(&mut bytes), [7; 16]);
@@ -203,7 +207,7 @@ fn threads_processes_sockets_and_files_are_refused_by_name() {
         unsafe {
             let path = c"/etc/hostname".as_ptr();
             type Open = unsafe extern "C" fn(*const c_char, c_int, ...) -> c_int;
-            for call in [libc::open as Open, libc::open64 as Open, transmute(look_up(c"open")), transmute(look_up(c"open64"))] {
+            for call in [libc::open as Open, libc::open64 as Open, looked_up(c"open"), looked_up(c"open64")] {
                 assert_eq!(call(path, libc::O_RDONLY), -1);
                 assert_eq!(std::io::Error::last_os_error().raw_os_error(), Some(libc::EPERM));
             }
