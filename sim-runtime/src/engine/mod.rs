@@ -6,11 +6,12 @@
 //! - [`fleet`]: servers, booted and killed; [`nemesis`]: faults, carried out; [`ledger`]: faults, counted
 //! - [`coverage`]: which assertion and fault sites were visited
 //! - [`oracle`]: judges of a run; [`run`]: where servers and clients leave what they did
-//! - [`record`], [`report`]: what a run hands back
+//! - [`record`], [`report`]: what a run hands back; [`listing`]: what can be run, by name
 pub mod coverage;
 pub mod fleet;
 pub mod iterate;
 pub mod ledger;
+pub mod listing;
 pub mod nemesis;
 pub mod oracle;
 pub mod plan;
