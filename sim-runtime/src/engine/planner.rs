@@ -6,6 +6,7 @@
 //! Swarm testing (Groce et al., ISSTA 2012): a run has a random subset of the families, at a random strength.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use super::plan::{
     BuggifyPlan, ClientPlan, Fault, PLAN_VERSION, PartitionShape, Plan, PlannedFault, Trigger, WorldKnobs,
@@ -25,7 +26,7 @@ pub struct SystemFacts<'a> {
 }
 
 /// Draws the plan of `seed`.
-pub fn generate<E>(spec: &Spec, seed: u64, system: &SystemFacts<'_>, workloads: &[Box<dyn Workload<E>>]) -> Plan {
+pub fn generate<E: 'static>(spec: &Spec, seed: u64, system: &SystemFacts<'_>, workloads: &[Arc<dyn Workload<E>>]) -> Plan {
     let planner = Planner { seed, spec, system };
     let mut shape = planner.stream("plan topology", 0);
     let servers = spec.servers[index(&mut shape, spec.servers.len())];
@@ -115,11 +116,11 @@ impl Planner<'_> {
         values
     }
 
-    fn clients<E>(
+    fn clients<E: 'static>(
         &self,
         servers: u32,
         duration_ns: Nanos,
-        workloads: &[Box<dyn Workload<E>>],
+        workloads: &[Arc<dyn Workload<E>>],
     ) -> Vec<ClientPlan> {
         let mut clients = Vec::new();
         for (name, spec) in &self.spec.workloads {

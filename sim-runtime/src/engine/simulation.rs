@@ -6,6 +6,7 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::coverage::{Coverage, Hook};
@@ -25,7 +26,7 @@ use crate::world::{self, Halt, HostId, Order, World, WorldConfig, network};
 pub struct Simulation<E> {
     spec: Spec,
     system: Box<dyn Fn() -> Rc<dyn System<Event = E>> + Send + Sync>,
-    workloads: Vec<Box<dyn Workload<E>>>,
+    workloads: Vec<Arc<dyn Workload<E>>>,
 }
 
 impl<E: Clone + 'static> Simulation<E> {
@@ -36,7 +37,7 @@ impl<E: Clone + 'static> Simulation<E> {
 
     /// Adds a workload that the spec may name.
     pub fn workload(mut self, workload: impl Workload<E>) -> Simulation<E> {
-        self.workloads.push(Box::new(workload));
+        self.workloads.push(Arc::new(workload));
         self
     }
 
@@ -122,11 +123,10 @@ impl<E: Clone + 'static> Simulation<E> {
             let host = world::add_host(&format!("client-{index}"));
             hosts.push(host);
             let workload = self.workload_named(&client.workload);
-            let until_ns = plan.duration_ns;
-            world::boot(host, || {
-                let who = world::current();
-                let handle = Client::new(index, host, who.boot, servers.to_vec(), until_ns);
-                workload.client(handle, client.ops.clone())
+            let (servers, ops, until_ns) = (servers.to_vec(), client.ops.clone(), plan.duration_ns);
+            world::boot(host, move || {
+                let handle = Client::new(index, host, world::current().boot, servers, until_ns);
+                workload.client(handle, ops)
             });
         }
         hosts
@@ -139,13 +139,10 @@ impl<E: Clone + 'static> Simulation<E> {
         names.dedup();
         for (index, name) in (u32::try_from(plan.clients.len()).expect("few clients")..).zip(names) {
             let host = world::add_host(&format!("checker-{index}"));
-            world::boot(host, || {
-                let who = world::current();
-                let handle = Client::new(index, host, who.boot, cluster.servers.clone(), u64::MAX);
-                match self.workload_named(name).check(handle) {
-                    Some(check) => check,
-                    None => Box::pin(async {}),
-                }
+            let (workload, servers) = (self.workload_named(name), cluster.servers.clone());
+            world::boot(host, move || {
+                let handle = Client::new(index, host, world::current().boot, servers, u64::MAX);
+                workload.check(handle).unwrap_or_else(|| Box::pin(async {}))
             });
             let deadline = world::now_ns() + CHECK_NS_MAX;
             while world::running(host).is_some() && world::now_ns() < deadline && !parts.is_over() {
@@ -157,9 +154,9 @@ impl<E: Clone + 'static> Simulation<E> {
         }
     }
 
-    fn workload_named(&self, name: &str) -> &dyn Workload<E> {
+    fn workload_named(&self, name: &str) -> Arc<dyn Workload<E>> {
         let found = self.workloads.iter().find(|workload| workload.name() == name);
-        found.unwrap_or_else(|| panic!("the plan names the workload {name}, which nobody offers")).as_ref()
+        Arc::clone(found.unwrap_or_else(|| panic!("the plan names the workload {name}, which nobody offers")))
     }
 }
 
@@ -215,7 +212,7 @@ impl<E: Clone + 'static> Parts<E> {
             self.run.violate(halt.property().to_owned(), halt.to_string(), at_ns, None);
         }
         for panic in self.world.panics() {
-            let node = Some(panic.host_name.clone());
+            let node = Some(self.world.enter(|| world::host_name(panic.host)));
             self.run.violate("panic".to_owned(), panic.message.clone(), panic.at_ns, node);
         }
         if outcome.is_ok() {
