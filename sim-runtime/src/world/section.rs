@@ -76,6 +76,11 @@ pub fn active() -> bool {
     try_with(|world| world.in_section()).unwrap_or(false)
 }
 
+/// Virtual time up to which nothing can be undone any more, in ns: the world's clock, which a running section is ahead of.
+pub fn horizon_ns() -> Nanos {
+    with(|world| world.now.get())
+}
+
 /// Runs `effect` when the running section's virtual end is reached, with [`now_ns`](super::now_ns) showing the present
 /// time; drops it if the host dies before the present time. Outside a section it runs at once; for a dead incarnation
 /// never.
