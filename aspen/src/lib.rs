@@ -1,1 +1,16 @@
-
+//! A replicated key-value node: openraft over a redb log and a SQLite state machine.
+//!
+//! - [`types`]: openraft's type parameters, fixed once
+//! - [`command`]: what clients ask for and what they are told
+//! - [`limits`]: every bound, with units
+//! - [`env`]: the seam to the world; [`transport`] is its network part, [`observe`] what a node tells an observer
+//! - [`planted`]: defects that a simulator must find (feature `planted`)
+//!
+//! The code that ships is the code that is simulated: there is no simulation-only path in this crate.
+pub mod command;
+pub mod env;
+pub mod limits;
+pub mod observe;
+pub mod planted;
+pub mod transport;
+pub mod types;

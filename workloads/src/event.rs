@@ -1,0 +1,121 @@
+//! What the oracles see: everything observable that nodes, disks and clients of one run did.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use aspen::command::{Answer, Command, Query, Reply, SessionSeq};
+use aspen::observe::{EntryMeta, Observation};
+use aspen::types::{LogId, NodeId, Vote};
+use serde::{Deserialize, Serialize};
+
+/// One event. The host and boot of its stamp are those of the node, or of the client's machine.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// A host begins a boot as this Raft node.
+    Booted { node: NodeId },
+    /// The node has recovered and serves.
+    Serving { node: NodeId },
+    /// The boot ended. What it said later than this is void.
+    Down { node: NodeId, cause: Down },
+    /// The stores of a node changed.
+    Store { node: NodeId, observation: Observation },
+    /// openraft's view changed.
+    Metrics(Box<NodeMetrics>),
+    /// What a node's disk would hold if its power failed now, decoded by a reader of our own.
+    Image { node: NodeId, image: Box<DurableImage>, reason: ImageReason },
+    /// A client begins an operation. Ids ascend over the whole run.
+    Invoked { client: u32, op: u64, action: Action },
+    /// A client's operation ended; an operation that never returns stays unknown.
+    Returned { client: u32, op: u64, result: OpResult },
+    /// A write of a past life of the cluster's nodes was spent on purpose: the node lost its disk.
+    Spent { node: NodeId },
+    /// Faults are over; the cluster must converge from here.
+    Calm,
+    /// The final states of the nodes follow: converged, or not (with the reason).
+    Converged { result: Result<(), String> },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Down {
+    Crash,
+    PowerLoss,
+    /// A clean stop.
+    Stopped,
+    /// The node stopped itself because of a storage or Raft error.
+    Fatal,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ImageReason {
+    PowerLoss,
+    Commit,
+    End,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    Learner,
+    Follower,
+    Candidate,
+    Leader,
+    Shutdown,
+}
+
+/// openraft's metrics of one node, the parts that are judged.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NodeMetrics {
+    pub node: NodeId,
+    pub role: Role,
+    pub term: u64,
+    pub vote: Vote,
+    pub leader: Option<NodeId>,
+    pub last_log_index: Option<u64>,
+    /// Committed as this node knows it.
+    pub committed: Option<LogId>,
+    pub applied: Option<LogId>,
+    pub snapshot: Option<LogId>,
+    pub purged: Option<LogId>,
+    pub membership: MembershipView,
+    pub committed_membership: MembershipView,
+}
+
+/// A membership configuration: one set of voters, or two in a joint one.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MembershipView {
+    pub log_id: Option<LogId>,
+    pub voters: Vec<BTreeSet<NodeId>>,
+    pub learners: BTreeSet<NodeId>,
+}
+
+/// The durable state of one node.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct DurableImage {
+    pub vote: Option<Vote>,
+    pub purged: Option<LogId>,
+    pub committed: Option<LogId>,
+    /// Log entries, by index, as found.
+    pub log: BTreeMap<u64, EntryMeta>,
+    pub applied: Option<LogId>,
+    /// Hash over all rows, sessions and membership, recomputed by the reader.
+    pub state_hash: Option<u64>,
+    pub snapshot: Option<LogId>,
+    /// What the reader could not make sense of. Legal only while a node is being created.
+    pub defects: Vec<String>,
+}
+
+/// What a client wants.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Action {
+    Write { session: Option<SessionSeq>, command: Command },
+    Read(Query),
+}
+
+/// What a client was told.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum OpResult {
+    Written(Reply),
+    Answered(Answer),
+    /// Nothing happened, ever; the reason for people.
+    Failed(String),
+    /// Anything may have happened, or may still.
+    Unknown(String),
+}
