@@ -252,7 +252,7 @@ impl Disk {
         let mut state = self.shared.lock();
         let entity = world::entity(&[u64::from(state.host.0), u64::from(state.boot), state.power_losses]);
         let mut chance = world::stream(POWER_LOSS, entity);
-        let outcome = state.lose_power(at, |pending| Choice::draw(pending, &mut |bound| chance.below(bound)));
+        let (outcome, choice) = state.lose_power(at, |pending| Choice::draw(pending, &mut |bound| chance.below(bound)));
         drop(state);
         let fields = [
             u64::from(outcome.host),
@@ -262,7 +262,7 @@ impl Disk {
             outcome.sectors_lost,
             outcome.names_lost,
         ];
-        world::record(Class::PowerLoss, &fields, &[]);
+        world::record(Class::PowerLoss, &fields, format!("{choice:?}").as_bytes());
         world::note(|| format!("{outcome:?}"));
     }
 
@@ -338,10 +338,11 @@ pub(super) struct Caller {
 /// What an operation works on.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Target {
-    /// With the length in bytes that the file needs to have afterwards, 0 when any will do.
+    /// With the length in bytes that the file needs to have afterwards, 0 when any will do, and how many are moved.
     File {
         id: FileId,
         end: u64,
+        bytes: u64,
     },
     Names,
 }
@@ -423,7 +424,9 @@ impl Shared {
         let now = world::now_ns();
         let mut verdict = state.judge(caller, kind, target, now);
         let result = body(&mut state.volume, &mut verdict);
-        state.count(kind, target, bytes.len() as u64, &result);
+        if result.is_ok() {
+            state.count(kind, target);
+        }
         let fired = state.due_triggers(verdict.when);
         let report = OpReport { number: state.device.counters.operations - 1, kind, when: verdict.when };
         if let Some(probe) = &mut state.probe {
@@ -455,7 +458,7 @@ impl State {
         let ordinal = self.boot_operations;
         self.boot_operations += 1;
         let (role, growth, busy_until) = match target {
-            Target::File { id, end } => {
+            Target::File { id, end, .. } => {
                 if kind == OpKind::Sync {
                     self.volume.file_mut(id).settle(section::horizon_ns());
                 }
@@ -478,17 +481,17 @@ impl State {
         }
     }
 
-    fn count<R>(&mut self, kind: OpKind, target: Target, written: u64, result: &io::Result<R>) {
-        let Target::File { id, .. } = target else { return };
-        if result.is_err() {
-            return;
-        }
+    fn count(&mut self, kind: OpKind, target: Target) {
+        let Target::File { id, bytes, .. } = target else { return };
         let count = self.device.counters.role_mut(self.volume.role(id));
         match kind {
-            OpKind::Read => count.reads += 1,
+            OpKind::Read => {
+                count.reads += 1;
+                count.bytes_read += bytes;
+            }
             OpKind::Write => {
                 count.writes += 1;
-                count.bytes_written += written;
+                count.bytes_written += bytes;
             }
             OpKind::Sync => count.syncs += 1,
             OpKind::SetLen | OpKind::Name => {}
@@ -517,7 +520,7 @@ impl State {
         self.epoch += 1;
     }
 
-    fn lose_power(&mut self, at: Nanos, choose: impl FnOnce(&Pending) -> Choice) -> PowerLossOutcome {
+    fn lose_power(&mut self, at: Nanos, choose: impl FnOnce(&Pending) -> Choice) -> (PowerLossOutcome, Choice) {
         let recovered = self.recovered.is_some_and(|(boot, since)| boot == self.boot && since <= at);
         let moment = if recovered { self.volume.moment(at) } else { Moment::InRecovery };
         let pending = self.volume.pending(at);
@@ -536,7 +539,7 @@ impl State {
             self.device.counters.injected(fault::NAME_LOST);
             self.device.counters.noticed(fault::NAME_LOST);
         }
-        outcome
+        (outcome, choice)
     }
 
     fn outcome(
