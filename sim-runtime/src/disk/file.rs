@@ -167,12 +167,12 @@ impl File {
     }
 
     /// The power went: `survivor` is what the platter holds.
-    pub fn restart_from(&mut self, survivor: Image, at: Nanos) {
+    pub fn restart_from(&mut self, survivor: Image) {
         self.current = survivor.clone();
         self.persisted = survivor;
         self.log.clear();
         self.logged_bytes = 0;
-        self.busy_until = self.busy_until.min(at);
+        self.busy_until = 0;
     }
 
     /// Whether anything issued by `at` was not made durable by then.

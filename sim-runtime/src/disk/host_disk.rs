@@ -19,6 +19,7 @@ use super::volume::{Moment, OpenMode, Volume};
 use crate::world::{self, Cause, Class, HostId, Incarnation, Purpose, section};
 
 const LATENCY_AND_FAULTS: Purpose = Purpose("disk-operation");
+const ENGINE_RANDOMNESS: Purpose = Purpose("disk-engine-randomness");
 const POWER_LOSS: Purpose = Purpose("power-loss");
 
 /// What one power loss did to one disk.
@@ -89,6 +90,7 @@ impl Disk {
             boot_operations: 0,
             recovered: None,
             power_losses: 0,
+            random_draws: 0,
             triggers: Vec::new(),
             outcomes: Vec::new(),
             probe: None,
@@ -297,6 +299,19 @@ impl Disk {
         self.shared.lock().outcomes.clone()
     }
 
+    /// Randomness for a storage engine on this disk: a function of host, boot and how much was asked for before.
+    pub(crate) fn fill_random(&self, out: &mut [u8]) {
+        let mut state = self.shared.lock();
+        let entity = world::entity(&[u64::from(state.host.0), u64::from(world::current().boot), state.random_draws]);
+        state.random_draws += 1;
+        let mut stream = world::stream(ENGINE_RANDOMNESS, entity);
+        for chunk in out.chunks_mut(8) {
+            chunk.copy_from_slice(&stream.next_u64().to_le_bytes()[..chunk.len()]);
+        }
+        drop(state);
+        world::record(Class::Entropy, &[out.len() as u64], out);
+    }
+
     /// What everybody who opened a file shares for as long as anyone does, kept by an adapter under a key of its own.
     pub(crate) fn attachment<T: Any + Send + Sync>(&self, key: FileId, make: impl FnOnce() -> T) -> Arc<T> {
         let epoch = self.shared.lock().epoch;
@@ -360,6 +375,8 @@ struct State {
     /// Which boot declared itself recovered, and when.
     recovered: Option<(u32, Nanos)>,
     power_losses: u64,
+    /// How often an engine asked for randomness.
+    random_draws: u64,
     triggers: Vec<Trigger>,
     outcomes: Vec<PowerLossOutcome>,
     probe: Option<Probe>,

@@ -40,7 +40,7 @@ fn disks() -> Rc<Disks> {
         let disks = Rc::new(Disks::default());
         FOUND.set(Some((world, Rc::downgrade(&disks))));
         let of_world = disks.clone();
-        world::on_kill(None, move |incarnation, cause, at| {
+        world::on_kill(move |incarnation, cause, at| {
             let disk = of_world.borrow().get(&incarnation.host).cloned();
             if let Some(disk) = disk {
                 disk.host_died(incarnation.boot, cause, at);

@@ -113,6 +113,10 @@ impl SimFile {
                     file.fail_sync(verdict.when);
                     Err(error.to_io())
                 }
+                None if verdict.lies => {
+                    file.read(verdict.when);
+                    Ok(())
+                }
                 None => {
                     file.sync(verdict.when);
                     Ok(())
