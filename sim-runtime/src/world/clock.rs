@@ -151,6 +151,16 @@ impl Inner {
         key
     }
 
+    /// Makes an armed timer wake `waker`. `None` if it is not armed; otherwise what it would have woken, if another.
+    fn rewake_timer(&self, key: Key, waker: &Waker) -> Option<Option<Waker>> {
+        let mut timers = self.timers.borrow_mut();
+        let entry = timers.get_mut(key)?;
+        if entry.waker.will_wake(waker) {
+            return Some(None);
+        }
+        Some(Some(std::mem::replace(&mut entry.waker, waker.clone())))
+    }
+
     pub fn disarm_timer(&self, key: Key) {
         let entry = self.timers.borrow_mut().remove(key);
         if entry.is_none() {
@@ -179,7 +189,6 @@ impl Inner {
 pub struct Sleep {
     deadline: Nanos,
     timer: Key,
-    waker: Option<Waker>,
     world: usize,
 }
 
@@ -205,18 +214,22 @@ impl Future for Sleep {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<()> {
-        let now = with(|world| world.now.get());
-        if now >= self.deadline {
-            self.disarm();
+        let this = &mut *self;
+        let armed = with(|world| {
+            if world.now.get() >= this.deadline {
+                return None;
+            }
+            if let Some(stale) = world.rewake_timer(this.timer, cx.waker()) {
+                return Some(stale);
+            }
+            this.world = world.address();
+            this.timer = world.arm_timer(this.deadline, cx.waker().clone());
+            Some(None)
+        });
+        // A replaced waker is dropped here, outside the world.
+        if armed.is_none() {
+            this.disarm();
             return Poll::Ready(());
-        }
-        if self.timer == Key::NONE || !self.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
-            self.disarm();
-            let deadline = self.deadline;
-            self.waker = Some(cx.waker().clone());
-            let (key, address) = with(|world| (world.arm_timer(deadline, cx.waker().clone()), world.address()));
-            self.timer = key;
-            self.world = address;
         }
         note_wait("a timer");
         Poll::Pending
@@ -236,7 +249,7 @@ pub fn sleep(duration: Duration) -> Sleep {
 
 /// Waits until a virtual time. Ready at once when that time has come.
 pub fn sleep_until_ns(deadline: Nanos) -> Sleep {
-    Sleep { deadline, timer: Key::NONE, waker: None, world: 0 }
+    Sleep { deadline, timer: Key::NONE, world: 0 }
 }
 
 /// A future did not complete in time.

@@ -20,7 +20,7 @@ use super::config::{Order, WorldConfig};
 use super::draws::{self, Dice, Purpose};
 use super::slab::Key;
 use super::state::{Context, Entered, Inner, try_with};
-use super::task::Meta;
+use super::task::{Completion, Meta, TaskEntry};
 use super::trace::{Class, NO_EVENT};
 use super::{Cause, Halt, Incarnation, Nanos, hash, panics};
 
@@ -192,6 +192,7 @@ impl Inner {
         let entered = Entered::new(self);
         panics::install_hook();
         self.running.set(true);
+        self.halt.take();
         let key = self.insert_main();
         let waker = Waker::from(Arc::new(MainWaker { meta: Meta { world: self.address(), key } }));
         self.schedule(key, None);
@@ -336,21 +337,21 @@ impl Inner {
 
     fn poll_task(&self, key: Key) -> Result<(), Halt> {
         let Some(runnable) = self.begin_poll(key)? else { return Ok(()) };
-        self.completed.set(false);
         runnable.run();
-        let completed = self.completed.replace(false);
+        let completion = self.completed.replace(Completion::Pending);
+        self.context.set(Context::OUTSIDE);
         let ended = {
             let mut tasks = self.tasks.borrow_mut();
             // A task cancelled by itself has dropped its future in `run` and is gone too.
-            let ended = tasks.get(key).is_some_and(|entry| completed || entry.cancelled);
-            if ended { tasks.remove(key) } else { None }
+            let is_over = |entry: &TaskEntry| completion != Completion::Pending || entry.cancelled;
+            if tasks.get(key).is_some_and(is_over) { tasks.remove(key) } else { None }
         };
         if let Some(entry) = ended {
-            if entry.is_root {
-                self.root_ended(entry.incarnation);
-            }
             if let Some(task) = entry.task {
                 task.detach();
+            }
+            if entry.is_root {
+                self.root_ended(entry.incarnation, completion);
             }
         }
         self.end_poll();
@@ -424,7 +425,8 @@ impl Inner {
         let timers = std::mem::replace(&mut *self.timers.borrow_mut(), super::slab::Slab::new());
         self.context.set(Context { mute: true, ..Context::OUTSIDE });
         drop((actions, timers));
-        self.network.borrow_mut().clear();
+        let mailboxes = self.network.borrow_mut().clear();
+        drop(mailboxes);
     }
 }
 

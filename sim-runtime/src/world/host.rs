@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use super::clock::HostClock;
 use super::slab::Key;
 use super::state::{Context, Inner, try_with, with};
+use super::task::Completion;
 use super::trace::Class;
 use super::{HostId, Incarnation, Nanos};
 
@@ -180,7 +181,8 @@ impl Inner {
         self.tell_hooks(last, cause);
         if was_running {
             self.bury(host);
-            self.network.borrow_mut().unbind_host(host);
+            let mailboxes = self.network.borrow_mut().unbind_host(host);
+            drop(mailboxes);
         }
         self.cause.set(before);
     }
@@ -210,10 +212,8 @@ impl Inner {
     }
 
     /// The main future of an incarnation ended; so does the incarnation, right after this poll.
-    pub fn root_ended(&self, incarnation: Incarnation) {
-        let panicked = self.panics.borrow().last().is_some_and(|panic| {
-            panic.host == incarnation.host && panic.boot == incarnation.boot && panic.at_ns == self.now.get()
-        });
+    pub fn root_ended(&self, incarnation: Incarnation, completion: Completion) {
+        let panicked = completion == Completion::Panicked;
         let cause = if panicked { Cause::Crash } else { Cause::Stop };
         self.record_for(incarnation.host, Class::Exit, "", &[u64::from(incarnation.boot)], (0, 0));
         if self.is_alive(incarnation) {
@@ -283,7 +283,13 @@ pub fn kill(host: HostId, cause: Cause) {
         }
         assert!(host != HostId::DRIVER, "the outside is not killed");
         if world.section.borrow().is_some() {
-            super::at(world.seen_now(), move || kill(host, cause));
+            let target = world.running(host);
+            super::at(world.seen_now(), move || {
+                // A later incarnation is not meant; a dead process may still lose its page cache.
+                if running(host).is_none_or(|running| Some(running) == target) {
+                    kill(host, cause);
+                }
+            });
         } else if incarnation.host == host && task != Key::NONE {
             world.pending_kills.borrow_mut().push((incarnation, cause));
         } else {

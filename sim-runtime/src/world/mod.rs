@@ -44,7 +44,7 @@ pub use host::{
 };
 pub use ids::{HostId, Incarnation, Nanos};
 pub use panics::PanicRecord;
-pub use task::{JoinError, JoinHandle, note_wait, note_wait_on, spawn, spawn_local, yield_now};
+pub use task::{JoinError, JoinHandle, note_wait, note_wait_on, spawn, spawn_local, spawn_on, yield_now};
 pub use trace::{Class, mark_violation, note, record};
 
 use crate::engine::record::{Checkpoint, TraceEvent};

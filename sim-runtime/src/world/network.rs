@@ -125,7 +125,7 @@ pub(crate) struct InFlight {
     sent_by: u64,
 }
 
-struct Mailbox {
+pub(crate) struct Mailbox {
     owner: Incarnation,
     queue: VecDeque<Event>,
     waker: Option<Waker>,
@@ -183,18 +183,19 @@ impl Network {
         self.bound.get(host.0 as usize).and_then(|ports| ports.first()).map_or(0, |&(port, _)| port)
     }
 
-    pub fn unbind_host(&mut self, host: HostId) {
+    /// Unbinds all ports of a host. The caller drops the mailboxes, with the wakers in them, outside its borrow.
+    #[must_use]
+    pub fn unbind_host(&mut self, host: HostId) -> Vec<Mailbox> {
         let ports = self.bound.get_mut(host.0 as usize).map(std::mem::take).unwrap_or_default();
-        for (_, key) in ports {
-            self.mailboxes.remove(key);
-        }
+        ports.into_iter().filter_map(|(_, key)| self.mailboxes.remove(key)).collect()
     }
 
-    pub fn clear(&mut self) {
+    /// Forgets what flies and what is bound, like [`unbind_host`](Network::unbind_host).
+    #[must_use]
+    pub fn clear(&mut self) -> Slab<Mailbox> {
         self.flying = Slab::new();
-        for host in 0..self.bound.len() {
-            self.unbind_host(HostId(u32::try_from(host).expect("host ids are u32")));
-        }
+        self.bound.clear();
+        std::mem::replace(&mut self.mailboxes, Slab::new())
     }
 }
 
@@ -443,6 +444,7 @@ impl Future for Recv<'_> {
             let Some(mailbox) = network.mailboxes.get_mut(self.receiver.key) else { return Err(None) };
             match mailbox.queue.pop_front() {
                 Some(event) => Ok(event),
+                None if mailbox.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) => Err(None),
                 None => Err(mailbox.waker.replace(cx.waker().clone())),
             }
         });

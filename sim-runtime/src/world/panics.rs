@@ -60,7 +60,7 @@ pub(crate) fn unhandled(message: &str) {
         if world.is_mute() || !world.config.halt_on_panic {
             return;
         }
-        let last = world.panics.borrow().iter().rev().find(|panic| message.contains(&panic.message)).cloned();
+        let last = world.panics.borrow().iter().rev().find(|panic| panic.message == message).cloned();
         if let Some(panic) = last {
             world.halt.borrow_mut().get_or_insert(Halt::Panic(panic));
         }

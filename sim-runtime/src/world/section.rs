@@ -318,6 +318,9 @@ impl Inner {
         for key in keys {
             let Some(pending) = self.pending_sections.borrow_mut().remove(key) else { continue };
             self.commit(incarnation, pending.effects, self.now.get());
+            if let Some(lane) = pending.lane {
+                lane.release();
+            }
         }
     }
 

@@ -20,7 +20,7 @@ use super::network::Network;
 use super::panics::PanicRecord;
 use super::section::{Pending, Section};
 use super::slab::{Key, Slab};
-use super::task::{Meta, TaskEntry};
+use super::task::{Completion, Meta, TaskEntry};
 use super::trace::{Class, Event, NO_EVENT, Trace};
 use super::{Cause, Halt, HostId, Incarnation, Nanos, hash};
 
@@ -116,8 +116,8 @@ pub(crate) struct Inner {
     pub ready: RefCell<std::collections::BinaryHeap<Ready>>,
     pub ready_sequence: Cell<u64>,
     pub spawned: Cell<u64>,
-    /// Set by the running task when its future completed.
-    pub completed: Cell<bool>,
+    /// Set by the running task when its future is over.
+    pub completed: Cell<Completion>,
     /// Runnables of cancelled tasks: dropped, never run.
     pub bin: RefCell<VecDeque<Runnable<Meta>>>,
     pub draining: Cell<bool>,
@@ -163,7 +163,7 @@ impl Inner {
             ready: RefCell::default(),
             ready_sequence: Cell::new(0),
             spawned: Cell::new(0),
-            completed: Cell::new(false),
+            completed: Cell::new(Completion::Pending),
             bin: RefCell::default(),
             draining: Cell::new(false),
             polls: Cell::new(0),

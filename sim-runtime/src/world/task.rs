@@ -58,6 +58,14 @@ pub(crate) struct TaskEntry {
     pub polls_at_instant: u64,
 }
 
+/// How the poll of a task ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Completion {
+    Pending,
+    Returned,
+    Panicked,
+}
+
 /// Why a task has no result.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum JoinError {
@@ -196,18 +204,23 @@ impl<F: Future> Future for Guarded<F> {
     fn poll(self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<()> {
         let mut this = self.project();
         let Some(future) = this.future.as_mut().as_pin_mut() else { return Poll::Ready(()) };
-        let result = match catch_unwind(AssertUnwindSafe(|| future.poll(cx))) {
+        let completion = match catch_unwind(AssertUnwindSafe(|| future.poll(cx))) {
             Ok(Poll::Pending) => return Poll::Pending,
-            Ok(Poll::Ready(output)) => Ok(output),
-            Err(payload) => Err(JoinError::Panic { message: panicked(payload) }),
+            Ok(Poll::Ready(output)) => {
+                drop_caught(this.future.as_mut());
+                this.join.complete(Ok(output));
+                Completion::Returned
+            }
+            Err(payload) => {
+                let message = panicked(payload);
+                drop_caught(this.future.as_mut());
+                if this.join.complete(Err(JoinError::Panic { message: message.clone() })) {
+                    panics::unhandled(&message);
+                }
+                Completion::Panicked
+            }
         };
-        drop_caught(this.future.as_mut());
-        let panic = result.as_ref().err().map(ToString::to_string);
-        let untaken = this.join.complete(result);
-        if let Some(message) = panic.filter(|_| untaken) {
-            panics::unhandled(&message);
-        }
-        try_with(|world| world.completed.set(true));
+        try_with(|world| world.completed.set(completion));
         Poll::Ready(())
     }
 }
@@ -338,6 +351,16 @@ impl Inner {
             Builder::new().metadata(meta).spawn_local(move |_| guarded, schedule)
         })
     }
+}
+
+/// Spawns a task of another incarnation, as an operator would start something on that machine. Of a dead one, the future
+/// is dropped and the handle is cancelled.
+#[track_caller]
+pub fn spawn_on<F>(incarnation: Incarnation, name: &'static str, future: F) -> JoinHandle<F::Output>
+where
+    F: Future + 'static,
+{
+    with(|world| world.spawn_local_for(name, incarnation, false, future))
 }
 
 /// A task that never runs.
