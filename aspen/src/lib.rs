@@ -1,15 +1,23 @@
 //! A replicated key-value node: openraft over a redb log and a SQLite state machine.
 //!
 //! - [`types`]: openraft's type parameters, fixed once
-//! - [`command`]: what clients ask for and what they are told
-//! - [`limits`]: every bound, with units
+//! - [`command`]: what clients ask for and what they are told; [`error`]: why they were not served
+//! - [`client`]: finds the leader, retries, says whether a failed operation may have happened
+//! - [`message`]: what nodes and clients say to each other
+//! - [`config`]: the tunables; [`limits`]: every bound, with units
 //! - [`env`]: the seam to the world; [`transport`] is its network part, [`observe`] what a node tells an observer
+//! - [`conformance`]: what every transport must do, as checks
 //! - [`planted`]: defects that a simulator must find (feature `planted`)
 //!
 //! The code that ships is the code that is simulated: there is no simulation-only path in this crate.
+pub mod client;
 pub mod command;
+pub mod config;
+pub mod conformance;
 pub mod env;
+pub mod error;
 pub mod limits;
+pub mod message;
 pub mod observe;
 pub mod planted;
 pub mod transport;
