@@ -7,9 +7,13 @@
 //! - [`planted`]: defects that a simulator must find (feature `planted`)
 //!
 //! The code that ships is the code that is simulated: there is no simulation-only path in this crate.
+pub mod codec;
 pub mod command;
 pub mod env;
+pub mod floor;
+pub mod health;
 pub mod limits;
+pub mod log_store;
 pub mod observe;
 pub mod planted;
 pub mod transport;
