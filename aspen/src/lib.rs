@@ -11,6 +11,7 @@
 //!
 //! The code that ships is the code that is simulated: there is no simulation-only path in this crate.
 pub mod client;
+pub mod codec;
 pub mod command;
 pub mod config;
 pub mod conformance;
@@ -18,6 +19,10 @@ pub mod env;
 pub mod error;
 pub mod limits;
 pub mod message;
+pub mod floor;
+pub mod health;
+pub mod limits;
+pub mod log_store;
 pub mod observe;
 pub mod planted;
 pub mod transport;
