@@ -16,5 +16,8 @@ pub mod limits;
 pub mod log_store;
 pub mod observe;
 pub mod planted;
+pub mod snapshot;
+pub mod state_machine;
+pub mod store;
 pub mod transport;
 pub mod types;
