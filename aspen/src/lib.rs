@@ -9,6 +9,7 @@
 //! The code that ships is the code that is simulated: there is no simulation-only path in this crate.
 pub mod codec;
 pub mod command;
+pub mod conformance;
 pub mod env;
 pub mod floor;
 pub mod health;
