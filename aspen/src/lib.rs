@@ -4,9 +4,11 @@
 //! - [`command`]: what clients ask for and what they are told; [`error`]: why they were not served
 //! - [`client`]: finds the leader, retries, says whether a failed operation may have happened
 //! - [`message`]: what nodes and clients say to each other
+//! - [`codec`], [`log_store`], [`state_machine`], [`snapshot`], [`store`]: what a node keeps on disk; [`health`] and
+//!   [`floor`] are what the stores tell each other
 //! - [`config`]: the tunables; [`limits`]: every bound, with units
 //! - [`env`]: the seam to the world; [`transport`] is its network part, [`observe`] what a node tells an observer
-//! - [`conformance`]: what every transport must do, as checks
+//! - [`conformance`]: what every implementation of a seam must do, as checks
 //! - [`planted`]: defects that a simulator must find (feature `planted`)
 //!
 //! The code that ships is the code that is simulated: there is no simulation-only path in this crate.
@@ -17,13 +19,15 @@ pub mod config;
 pub mod conformance;
 pub mod env;
 pub mod error;
-pub mod limits;
-pub mod message;
 pub mod floor;
 pub mod health;
 pub mod limits;
 pub mod log_store;
+pub mod message;
 pub mod observe;
 pub mod planted;
+pub mod snapshot;
+pub mod state_machine;
+pub mod store;
 pub mod transport;
 pub mod types;

@@ -259,6 +259,6 @@ fn failure(error: impl Into<redb::Error>) -> io::Error {
     }
 }
 
-pub(super) fn damaged(what: impl Into<String>) -> io::Error {
+pub(crate) fn damaged(what: impl Into<String>) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, what.into())
 }

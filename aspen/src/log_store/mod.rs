@@ -43,6 +43,7 @@ use tail::Tail;
 use writer::Op;
 
 pub use disk::LOG_FILE;
+pub(crate) use disk::damaged;
 
 /// Knobs of the log.
 #[derive(Clone, Debug)]
