@@ -2,6 +2,7 @@
 //!
 //! - [`types`]: openraft's type parameters, fixed once
 //! - [`command`]: what clients ask for and what they are told; [`error`]: why they were not served
+//! - [`node`]: a running node: its network, its server, its stores and their common life
 //! - [`client`]: finds the leader, retries, says whether a failed operation may have happened
 //! - [`message`]: what nodes and clients say to each other
 //! - [`codec`], [`log_store`], [`state_machine`], [`snapshot`], [`store`]: what a node keeps on disk; [`health`] and
@@ -24,8 +25,11 @@ pub mod health;
 pub mod limits;
 pub mod log_store;
 pub mod message;
+mod network;
+pub mod node;
 pub mod observe;
 pub mod planted;
+mod server;
 pub mod snapshot;
 pub mod state_machine;
 pub mod store;
