@@ -59,7 +59,7 @@ pub struct What {
 #[derive(Debug, Args)]
 pub struct RunArguments {
     /// Seed to run, any u64
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub seed: u64,
     #[command(flatten)]
     pub what: What,
@@ -72,10 +72,10 @@ pub struct RunArguments {
 #[command(group = ArgGroup::new("extent").required(true).args(["seeds", "until_covered", "time"]))]
 pub struct SweepArguments {
     /// First seed
-    #[arg(long, value_name = "A", default_value_t = 0)]
+    #[arg(long, value_name = "A", default_value_t = 0, allow_negative_numbers = true)]
     pub start: u64,
     /// Run so many seeds
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub seeds: Option<u64>,
     /// Run until every sometimes and reachable site that the spec owes was reached
     #[arg(long)]
@@ -99,7 +99,7 @@ pub struct SweepArguments {
 #[derive(Debug, Args)]
 pub struct VerifyArguments {
     /// Seed to run, any u64
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub seed: u64,
     #[command(flatten)]
     pub what: What,

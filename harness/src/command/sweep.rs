@@ -39,7 +39,8 @@ pub(super) fn execute(subject: &Subject, arguments: &SweepArguments) -> Result<E
                 return ControlFlow::Break(());
             }
             let failure = attempt.failure();
-            if let Some(failure) = failure.as_ref().filter(|_| !tally.is_calibration()) {
+            let told = !tally.is_calibration() && tally.failures.len() < TOLD_MAX;
+            if let Some(failure) = failure.as_ref().filter(|_| told) {
                 progress.say(&format!("seed {} violates {}: {}", failure.seed, failure.property, failure.message));
                 progress.say(&format!("  {}", replay_command(&attempt.request, failure)));
             }
@@ -61,6 +62,9 @@ pub(super) fn execute(subject: &Subject, arguments: &SweepArguments) -> Result<E
     }
     Ok(tally.exit(arguments.until_covered))
 }
+
+/// Failures told while the sweep runs; all of them are in the result.
+const TOLD_MAX: usize = 20;
 
 /// How many seeds at most.
 fn seeds(arguments: &SweepArguments) -> Result<u64, UsageError> {

@@ -174,15 +174,14 @@ pub fn power_loss_lines(report: &PowerLossReport) -> Vec<String> {
         let parts: Vec<String> = parts.iter().map(|(name, number)| format!("{name} {}", count(*number))).collect();
         parts.join(", ")
     };
-    vec![
-        format!(
-            "of un-synced sectors survived: {}; nothing pending {}",
-            listed(&shapes),
-            count(report.nothing_pending)
-        ),
-        format!("the disk was: {}", listed(&moments)),
-        format!("{} dropped sectors of a node that later served", count(report.lost_then_served)),
-    ]
+    let rows = [
+        ["what survived", &listed(&shapes)],
+        ["the disk was", &listed(&moments)],
+        ["nothing un-synced", &count(report.nothing_pending)],
+        ["lost, later served", &count(report.lost_then_served)],
+    ];
+    let rows: Vec<Vec<String>> = rows.iter().map(|row| row.map(str::to_owned).to_vec()).collect();
+    table::columns(&rows).lines().map(str::to_owned).collect()
 }
 
 fn oracles(page: &mut Page, report: &RunReport) {
@@ -200,7 +199,10 @@ fn coverage(page: &mut Page, report: &RunReport) {
         coverage.add(assertions);
         let coverage = coverage.report();
         let sites = counted(coverage.total.try_into().unwrap_or(u64::MAX), "site", "sites");
-        page.entry("coverage", &format!("{} of {sites} that this spec must reach over many seeds", coverage.reached));
+        page.entry(
+            "coverage",
+            &format!("{} of the {sites} that this spec must reach over many seeds", coverage.reached),
+        );
     }
     if let Some(sites) = &report.buggify {
         let live = sites.iter().filter(|site| site.live).count();

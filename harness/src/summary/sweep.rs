@@ -74,7 +74,10 @@ fn power_loss(tally: &Tally) -> Vec<String> {
     let mut lines = run::power_loss_lines(&tally.power_loss);
     if !lines.is_empty() {
         let share = percent(tally.runs_lost_then_served, tally.seeds_run);
-        lines.push(format!("{} runs had one of those ({share})", count(tally.runs_lost_then_served)));
+        lines.push(format!(
+            "{} runs ({share}) lost un-synced sectors of a node that later served",
+            count(tally.runs_lost_then_served)
+        ));
     }
     lines
 }
