@@ -174,14 +174,15 @@ pub fn power_loss_lines(report: &PowerLossReport) -> Vec<String> {
         let parts: Vec<String> = parts.iter().map(|(name, number)| format!("{name} {}", count(*number))).collect();
         parts.join(", ")
     };
-    let rows = [
-        ["what survived", &listed(&shapes)],
-        ["the disk was", &listed(&moments)],
-        ["nothing un-synced", &count(report.nothing_pending)],
-        ["lost, later served", &count(report.lost_then_served)],
-    ];
-    let rows: Vec<Vec<String>> = rows.iter().map(|row| row.map(str::to_owned).to_vec()).collect();
-    table::columns(&rows).lines().map(str::to_owned).collect()
+    vec![
+        format!("survived  {}", listed(&shapes)),
+        format!("moment    {}", listed(&moments)),
+        format!(
+            "nothing was un-synced {}, lost something on a node that later served {}",
+            counted(report.nothing_pending, "time", "times"),
+            counted(report.lost_then_served, "time", "times")
+        ),
+    ]
 }
 
 fn oracles(page: &mut Page, report: &RunReport) {
