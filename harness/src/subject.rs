@@ -11,14 +11,17 @@ pub struct Subject {
     pub run: Run,
     pub specs: fn() -> Vec<SpecInfo>,
     pub bugs: fn() -> Vec<BugInfo>,
+    /// Says what is wrong with a plan that came from a file, where it may have been edited. `run` may panic on a plan
+    /// that was refused here, and on no other.
+    pub check_plan: fn(&serde_json::Value) -> Result<(), String>,
     /// What one run may use.
     pub limits: Limits,
 }
 
 impl Subject {
-    /// With the usual limits.
+    /// With the usual limits, and taking any plan.
     pub fn new(run: Run, specs: fn() -> Vec<SpecInfo>, bugs: fn() -> Vec<BugInfo>) -> Subject {
-        Subject { run, specs, bugs, limits: Limits::default() }
+        Subject { run, specs, bugs, check_plan: |_| Ok(()), limits: Limits::default() }
     }
 
     /// # Errors

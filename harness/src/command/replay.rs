@@ -24,6 +24,14 @@ pub(super) fn execute(subject: &Subject, arguments: &ReplayArguments) -> Result<
     if let Some(bug) = &artifact.request.bug {
         subject.bug(bug)?;
     }
+    if let Some(plan) = &artifact.request.plan {
+        (subject.check_plan)(plan).map_err(|wrong| {
+            let file = arguments.file.display();
+            UsageError::new(format!(
+                "the plan in {file} cannot be run: {wrong}; record the seed again with `run --save`"
+            ))
+        })?;
+    }
     let outcome = Runner::new(subject.limits).run(&artifact.request);
     let mut attempt = Attempt::new(artifact.request.clone(), outcome);
     attempt.record.report.artifact = Some(arguments.file.display().to_string());

@@ -68,7 +68,10 @@ fn unfit_files_get_one_clear_line() {
     std::fs::write(desk.path("damaged.json"), "{\"format\": \"harness artifact\", \"version\": 1}").unwrap();
     desk.json("run --seed 4 --save unknown.json", 0);
     edit(&desk, "unknown.json", |artifact| artifact["request"]["spec"] = json!("gone"));
+    desk.json("run --seed 4 --save plan.json", 0);
+    edit(&desk, "plan.json", |artifact| artifact["request"]["plan"]["steps"] = json!("many"));
     for (file, part) in [
+        ("plan.json", "the plan in plan.json cannot be run: `steps` is not a number"),
         ("missing.json", "cannot read missing.json"),
         (".", "cannot read ."),
         ("cut.json", "cut.json is truncated"),

@@ -23,7 +23,7 @@ pub fn subject() -> Subject {
         wall: Duration::from_secs(4),
         ..Limits::default()
     };
-    Subject { limits, ..Subject::new(run, specs, bugs) }
+    Subject { limits, check_plan, ..Subject::new(run, specs, bugs) }
 }
 
 /// Name, what it does, properties expected of a calibration.
@@ -73,6 +73,10 @@ const STEPS: u64 = 500;
 const CHECKPOINT_EVENTS: u64 = 64;
 /// The event into which `leaks` puts an address.
 pub const LEAK_AT: u64 = 300;
+
+fn check_plan(plan: &serde_json::Value) -> Result<(), String> {
+    plan["steps"].as_u64().map(|_| ()).ok_or_else(|| "`steps` is not a number".to_owned())
+}
 
 fn run(request: &RunRequest) -> RunRecord {
     let counter = Rc::new(Counter::default());
