@@ -253,6 +253,9 @@ impl<E: Clone + 'static> Parts<E> {
             artifact: None,
             violations,
         };
+        if let Some((_, nemesis)) = self.stage.borrow().as_ref() {
+            nemesis.forget();
+        }
         let history = if report.verdict == Verdict::Pass { Vec::new() } else { self.run.take_history() };
         RunRecord {
             plan: serde_json::to_value(&*self.plan).expect("a plan is plain data"),
