@@ -146,6 +146,11 @@ pub fn in_world() -> bool {
     try_with(|_| ()).is_some()
 }
 
+/// Tells this world from others of the same thread while it lives. Never part of a decision.
+pub(crate) fn identity() -> usize {
+    with(Inner::address)
+}
+
 /// The seed of the run.
 pub fn seed() -> u64 {
     with(|world| world.config.seed)
