@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use super::config::OpKind;
 use super::device::{check_range, partial};
-use super::host_disk::{Caller, Shared, Target};
 use super::names::FileId;
+use super::state::{Caller, Shared, Target};
 use crate::world::Class;
 
 /// Every call takes virtual time of the blocking section around it; outside one it takes none.

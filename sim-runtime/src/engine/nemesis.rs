@@ -11,8 +11,8 @@ use std::rc::Rc;
 use super::coverage::Coverage;
 use super::fleet::Fleet;
 use super::ledger::Ledger;
-use super::plan::{Fault, PartitionShape, PlannedFault, Trigger};
 use super::tickets;
+use super::plan::{Fault, PartitionShape, PlannedFault, Trigger};
 use crate::disk::{Disk, DiskError, FaultPoint};
 use crate::world::network::{self, NetworkConfig};
 use crate::world::{self, HostId, Nanos, Purpose};
@@ -156,7 +156,8 @@ impl<E: Clone + 'static> Nemesis<E> {
             }
             Fault::ClusterPowerLoss { down_ns } => {
                 self.ledger.injected(family, 1);
-                let lost: u64 = (0..self.fleet.hosts.len()).map(|index| self.fleet.power_loss(index, *down_ns)).sum();
+                let lost: u64 =
+                    (0..self.fleet.hosts.len()).map(|index| self.fleet.power_loss(index, *down_ns)).sum();
                 self.ledger.noticed(family, u64::from(lost > 0));
             }
             Fault::Partition { shape, for_ns } => self.partition(shape, *for_ns),

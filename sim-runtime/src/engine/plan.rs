@@ -77,20 +77,11 @@ pub struct PlannedFault {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Trigger {
-    At {
-        ns: Nanos,
-    },
+    At { ns: Nanos },
     /// At the `nth` visit (from 1) of a site on the fault's target, counted from `after_ns` on.
-    Site {
-        after_ns: Nanos,
-        site: String,
-        nth: u64,
-    },
+    Site { after_ns: Nanos, site: String, nth: u64 },
     /// Within the `nth` disk operation (from 1) of the fault's target, counted from `after_ns` on.
-    DiskOp {
-        after_ns: Nanos,
-        nth: u64,
-    },
+    DiskOp { after_ns: Nanos, nth: u64 },
 }
 
 impl Trigger {
