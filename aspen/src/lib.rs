@@ -3,6 +3,10 @@
 //! - [`types`]: openraft's type parameters, fixed once
 //! - [`command`]: what clients ask for and what they are told
 //! - [`limits`]: every bound, with units
+//! - [`codec`]: what is written to disk and sent, byte by byte
+//! - [`log_store`]: the Raft log, in redb; [`state_machine`]: the state, in SQLite; [`snapshot`]: the state in one file
+//! - [`store`]: the stores of one data directory, opened together; [`floor`] and [`health`] are what they share
+//! - [`conformance`]: openraft's storage suite, in any environment
 //! - [`env`]: the seam to the world; [`transport`] is its network part, [`observe`] what a node tells an observer
 //! - [`planted`]: defects that a simulator must find (feature `planted`)
 //!

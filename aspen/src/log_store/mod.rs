@@ -456,7 +456,7 @@ impl<E: Env> RaftLogStorage<TypeConfig<E>> for LogStore<E> {
         let ahead = self.shared.floor.as_ref().filter(|_| planted!("purge-ahead-of-durable-state"));
         let upto = ahead.and_then(DurableFloor::applied).map_or(upto, |applied| applied.max(upto));
         if buggify!(at "purge of the log is delayed") {
-            TypeConfig::<E>::sleep(Duration::from_millis(100)).await;
+            TypeConfig::<E>::sleep(Duration::from_millis(20)).await;
         }
         self.send(Op::Purge { upto }).await
     }

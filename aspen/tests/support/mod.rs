@@ -173,8 +173,14 @@ impl Transport for NoTransport {
     fn close(&self) {}
 }
 
+/// Makes a violated assertion of the product a panic where it happens.
+pub fn be_strict() {
+    buggify::set_violation_handler(|site, details| panic!("violated: {} {details}", site.message));
+}
+
 /// Runs `test` on a tokio runtime of its own.
 pub fn run<T>(test: impl Future<Output = T>) -> T {
+    be_strict();
     tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap().block_on(test)
 }
 
