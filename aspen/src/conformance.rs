@@ -1,4 +1,7 @@
-//! openraft's storage suite, on our stores, in any environment: real files or a simulated disk.
+//! What the seams promise, as checks to run in any environment: openraft's storage suite on our stores, on real files
+//! or a simulated disk; and [`transport`].
+
+pub mod transport;
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
