@@ -55,6 +55,8 @@ impl<E: Env> Node<E> {
         inner.server.stop();
         let _ = TypeConfig::<E>::timeout_at(deadline, inner.hand_over()).await;
         let drained = inner.drain(deadline).await;
+        // The last replies are still on their way out.
+        TypeConfig::<E>::sleep(POLL).await;
         assert_sometimes!(!drained, "a node stopped with proposals in flight", owed_by = "stop");
         inner.close().await;
     }
