@@ -23,6 +23,8 @@ struct Inner<E: Env> {
 
 struct State<E: Env> {
     reason: Option<Arc<str>>,
+    /// The stores are being closed: what still uses them fails, and that is no news.
+    stopping: bool,
     changed: WatchSenderOf<TypeConfig<E>, bool>,
     watch: WatchReceiverOf<TypeConfig<E>, bool>,
 }
@@ -36,7 +38,7 @@ impl<E: Env> Clone for Health<E> {
 impl<E: Env> Default for Health<E> {
     fn default() -> Self {
         let (changed, watch) = TypeConfig::<E>::watch_channel(false);
-        let state = State { reason: None, changed, watch };
+        let state = State { reason: None, stopping: false, changed, watch };
         Health { inner: Arc::new(Inner { state: Mutex::new(state) }) }
     }
 }
@@ -45,7 +47,7 @@ impl<E: Env> Health<E> {
     /// Declares the stores failed. Only the first reason is kept.
     pub fn fail(&self, reason: impl fmt::Display) {
         let mut state = self.state();
-        if state.reason.is_some() {
+        if state.reason.is_some() || state.stopping {
             return;
         }
         let reason = reason.to_string();
@@ -53,6 +55,11 @@ impl<E: Env> Health<E> {
         state.reason = Some(reason.into());
         // Nobody may be waiting.
         let _ = state.changed.send(true);
+    }
+
+    /// The stores are being closed: errors from now on are no failure.
+    pub(crate) fn stopping(&self) {
+        self.state().stopping = true;
     }
 
     /// Why the stores failed, if they did.

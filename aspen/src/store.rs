@@ -86,7 +86,6 @@ impl StoreConfig {
 }
 
 /// The open stores of one data directory.
-#[derive(Debug)]
 pub struct Stores<E: Env> {
     pub log: LogStore<E>,
     pub state: StateMachine<E>,
@@ -94,6 +93,12 @@ pub struct Stores<E: Env> {
     pub recovery: RecoveryReport,
     /// Resolves when a store fails: the node must stop then.
     pub health: Health<E>,
+}
+
+impl<E: Env> fmt::Debug for Stores<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Stores").field("log", &self.log).field("state", &self.state).finish_non_exhaustive()
+    }
 }
 
 /// What was found when the stores were opened.

@@ -27,6 +27,7 @@ fn the_stores_pass_openrafts_suite_without_a_cache_and_with_the_smallest_batches
 }
 
 fn run(config: StoreConfig) {
+    support::be_strict();
     let dir = tempfile::tempdir().unwrap();
     let mut runtime = <openraft::impls::TokioRuntime as AsyncRuntime>::new(2);
     let env = TokioEnv::default();

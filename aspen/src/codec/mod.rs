@@ -47,8 +47,7 @@ pub enum Kind {
     LogTime = 9,
     MetaRow = 10,
     StatePointer = 11,
-    SnapshotChunk = 12,
-    LogFormat = 13,
+    LogFormat = 12,
 }
 
 impl Kind {

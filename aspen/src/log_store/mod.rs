@@ -264,12 +264,6 @@ impl<E: Env> Shared<E> {
         self.view.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The committed mark, if the one on disk is older.
-    fn unsaved_committed(&self) -> Option<LogId> {
-        let view = self.view();
-        view.committed.filter(|_| view.committed > view.committed_saved && !view.tail_lags_behind_committed())
-    }
-
     /// The committed mark to save together with `changes`: never ahead of what is durable with them.
     fn committed_to_save(&self, changes: &[disk::Change]) -> Option<LogId> {
         let view = self.view();
@@ -311,13 +305,6 @@ impl<E: Env> Shared<E> {
         self.counters.commits.fetch_add(1, Ordering::Relaxed);
         self.counters.operations.fetch_add(operations as u64, Ordering::Relaxed);
         self.counters.entries.fetch_add(entries, Ordering::Relaxed);
-    }
-}
-
-impl View {
-    /// The committed entries are not all durable here yet.
-    fn tail_lags_behind_committed(&self) -> bool {
-        self.committed.is_some_and(|committed| committed.index >= self.tail.durable_end())
     }
 }
 
@@ -469,7 +456,7 @@ impl<E: Env> RaftLogStorage<TypeConfig<E>> for LogStore<E> {
         let ahead = self.shared.floor.as_ref().filter(|_| planted!("purge-ahead-of-durable-state"));
         let upto = ahead.and_then(DurableFloor::applied).map_or(upto, |applied| applied.max(upto));
         if buggify!(at "purge of the log is delayed") {
-            TypeConfig::<E>::sleep(Duration::from_millis(100)).await;
+            TypeConfig::<E>::sleep(Duration::from_millis(20)).await;
         }
         self.send(Op::Purge { upto }).await
     }

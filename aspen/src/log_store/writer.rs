@@ -43,12 +43,14 @@ enum Waiter<E: Env> {
 /// Runs until the log is closed or every handle is gone.
 pub(super) async fn run<E: Env>(shared: Arc<Shared<E>>, mut queue: MpscReceiverOf<TypeConfig<E>, Op<E>>) {
     let mut closer = None;
+    let mut wrote = false;
     while closer.is_none() {
-        let first = match next(&shared, &mut queue).await {
+        let first = match next(&shared, &mut queue, wrote).await {
             Next::Op(op) => Some(op),
             Next::Idle => None,
             Next::Gone => break,
         };
+        wrote = first.is_some();
         let (changes, waiters) = gather(&shared, first, &mut queue, &mut closer);
         if !changes.is_empty() {
             write(&shared, changes, waiters).await;
@@ -62,13 +64,14 @@ pub(super) async fn run<E: Env>(shared: Arc<Shared<E>>, mut queue: MpscReceiverO
 
 enum Next<E: Env> {
     Op(Op<E>),
-    /// Nothing came for a while, and the committed mark is not saved.
+    /// Nothing came for a while: time to save a committed mark that no transaction carried.
     Idle,
     Gone,
 }
 
-async fn next<E: Env>(shared: &Shared<E>, queue: &mut MpscReceiverOf<TypeConfig<E>, Op<E>>) -> Next<E> {
-    if shared.unsaved_committed().is_none() {
+/// Waits for an operation; the wait after a transaction is bounded, because entries are committed after they are written.
+async fn next<E: Env>(shared: &Shared<E>, queue: &mut MpscReceiverOf<TypeConfig<E>, Op<E>>, wrote: bool) -> Next<E> {
+    if !wrote {
         return queue.recv().await.map_or(Next::Gone, Next::Op);
     }
     let deadline = TypeConfig::<E>::now() + shared.config.committed_idle;

@@ -42,6 +42,15 @@ pub struct Pinned {
     connection: Connection,
 }
 
+/// Some rows of the pinned state.
+struct Step {
+    /// They, as a chunk of the file; empty if there are none.
+    chunk: Vec<u8>,
+    rows: u64,
+    /// Where the next step begins, if there is one.
+    next: Option<From>,
+}
+
 /// How a try to build ended.
 enum Built<E: Env> {
     Done(Current<E>),
@@ -122,10 +131,10 @@ impl<E: Env> SnapshotBuilder<E> {
             if may_abandon && buggify!(at "snapshot build is abandoned and begun again", 0.02) {
                 return Ok(Built::Abandoned);
             }
-            let Some((chunk, count, next)) = self.step(from).await? else { return Ok(Built::Superseded) };
-            rows += count;
-            file.append(chunk).await?;
-            match next {
+            let Some(step) = self.step(from).await? else { return Ok(Built::Superseded) };
+            rows += step.rows;
+            file.append(step.chunk).await?;
+            match step.next {
                 Some(next) => from = next,
                 None => break,
             }
@@ -176,7 +185,7 @@ impl<E: Env> SnapshotBuilder<E> {
     }
 
     /// Reads the next rows of the pinned state as a chunk; `None` if there is no pinned state any more.
-    async fn step(&self, from: From) -> io::Result<Option<(Vec<u8>, u64, Option<From>)>> {
+    async fn step(&self, from: From) -> io::Result<Option<Step>> {
         let config = &self.shared.config;
         let one = buggify!(at "snapshot step takes one row");
         let rows_max = if one { 1 } else { config.snapshot_step_rows.max(1) };
@@ -185,18 +194,18 @@ impl<E: Env> SnapshotBuilder<E> {
             TypeConfig::<E>::sleep(Duration::from_millis(50)).await;
         }
         let shared = self.shared.clone();
-        let section = move || -> io::Result<Option<(Vec<u8>, u64, Option<From>)>> {
+        let section = move || -> io::Result<Option<Step>> {
             let pinned = shared.pinned.lock();
             let Some(Pinned { connection }) = pinned.as_ref() else { return Ok(None) };
             let page = read_kv_page(connection, &from, None, rows_max, bytes_max)?;
-            let mut out = Vec::new();
+            let mut chunk = Vec::new();
             if !page.rows.is_empty() {
-                format::encode_kv_chunk(&page.rows, &mut out);
+                format::encode_kv_chunk(&page.rows, &mut chunk);
             }
-            let count = page.rows.len() as u64;
+            let rows = page.rows.len() as u64;
             let last = page.rows.into_iter().next_back().filter(|_| page.more);
             assert_sometimes!(page.more, "a snapshot took several steps");
-            Ok(Some((out, count, last.map(|row| From::Past(row.key)))))
+            Ok(Some(Step { chunk, rows, next: last.map(|row| From::Past(row.key)) }))
         };
         self.shared.lane.run(section).await?
     }

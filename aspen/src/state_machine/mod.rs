@@ -34,7 +34,7 @@ use openraft::storage::{ApplyResponder, EntryResponder, RaftStateMachine};
 use openraft::type_config::TypeConfigExt;
 use rusqlite::Connection;
 
-use crate::command::Command;
+use crate::command::{Command, Reply};
 use crate::env::{Env, File as _, Lane};
 use crate::floor::DurableFloor;
 use crate::health::Health;
@@ -111,6 +111,8 @@ pub(crate) struct View<E: Env> {
     pub applied: Option<LogId>,
     pub membership: StoredMembership,
     pub log_time_ms: u64,
+    /// Pages in the write-ahead log after the last commit.
+    pub wal_pages: u32,
     pub generation: u64,
     pub snapshot: Option<Current<E>>,
     /// Superseded snapshots that somebody may still read.
@@ -158,6 +160,7 @@ impl<E: Env> StateMachine<E> {
             applied: recovery.applied,
             membership: database.meta.membership.clone(),
             log_time_ms: recovery.log_time_ms,
+            wal_pages: 0,
             generation: database.generation,
             snapshot,
             retired: Vec::new(),
@@ -179,12 +182,9 @@ impl<E: Env> StateMachine<E> {
         Ok((StateMachine { shared: shared.clone() }, StateReader::new(shared), recovery))
     }
 
-    /// Applies a batch and answers those who wait for it.
-    async fn apply_batch(&self, batch: &mut Batch<E>) -> io::Result<()> {
-        let Batch { entries, responders, .. } = std::mem::take(batch);
-        if entries.is_empty() {
-            return Ok(());
-        }
+    /// Applies `entries` in one transaction and returns the reply to each: what [`RaftStateMachine::apply`] does with a
+    /// batch, for those who have no raft.
+    pub async fn apply_entries(&self, entries: Vec<Entry>) -> io::Result<Vec<Reply>> {
         let shared = &self.shared;
         shared.health.check()?;
         assert_sometimes!(entries.len() > 1, "several entries were applied in one transaction");
@@ -207,16 +207,27 @@ impl<E: Env> StateMachine<E> {
             Err(stopped) => Err(stopped.into()),
         };
         let (applied, meta, wal_pages) = shared.health.watch("entries cannot be applied", result)?;
-        shared.publish_applied(meta);
+        shared.publish_applied(meta, wal_pages);
+        Ok(applied.replies)
+    }
+
+    /// Applies a batch and answers those who wait for it.
+    async fn apply_batch(&self, batch: &mut Batch<E>) -> io::Result<()> {
+        let Batch { entries, responders, .. } = std::mem::take(batch);
+        if entries.is_empty() {
+            return Ok(());
+        }
+        let replies = self.apply_entries(entries).await?;
         if buggify!(at "replies to writers are late") {
             TypeConfig::<E>::sleep(Duration::from_millis(30)).await;
         }
-        for (responder, reply) in responders.into_iter().zip(applied.replies) {
+        for (responder, reply) in responders.into_iter().zip(replies) {
             if let Some(responder) = responder {
                 responder.send(reply);
             }
         }
-        if wal_pages >= shared.config.checkpoint_pages || buggify!(at "state is checkpointed early") {
+        let wal_pages = self.shared.view().wal_pages;
+        if wal_pages >= self.shared.config.checkpoint_pages || buggify!(at "state is checkpointed early") {
             self.checkpoint().await?;
         }
         Ok(())
@@ -301,12 +312,13 @@ impl<E: Env> Shared<E> {
         self.view.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn publish_applied(&self, meta: MetaRow) {
+    fn publish_applied(&self, meta: MetaRow, wal_pages: u32) {
         let mut view = self.view();
         assert_always!(view.applied <= meta.applied, "applied never goes back while the node runs");
         assert_always!(view.log_time_ms <= meta.log_time_ms, "log time never goes back");
         view.applied = meta.applied;
         view.log_time_ms = meta.log_time_ms;
+        view.wal_pages = wal_pages;
         if view.membership.log_id() != meta.membership.log_id() {
             view.membership = meta.membership;
         }

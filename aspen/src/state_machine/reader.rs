@@ -84,6 +84,7 @@ impl<E: Env> StateReader<E> {
 
     /// Checkpoints and closes the database. Later calls fail.
     pub async fn close(&self) -> Result<(), StoreError> {
+        self.shared.health.stopping();
         let shared = self.shared.clone();
         let section = move || {
             drop(shared.pinned.lock().take());

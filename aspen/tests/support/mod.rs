@@ -4,6 +4,7 @@
 pub mod cluster;
 pub mod net;
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::future::Future;
 use std::io;
@@ -12,10 +13,11 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use aspen::command::{Command, Proposal, SessionSeq};
 use aspen::env::{Env, File, Lane, LaneStopped};
 use aspen::observe::Observation;
 use aspen::transport::{Handler, Transport, TransportError};
-use aspen::types::Address;
+use aspen::types::{Address, CommittedLeaderId, Entry, LogId, Member, Membership, Payload};
 use openraft::impls::TokioRuntime;
 
 #[derive(Clone, Default)]
@@ -172,4 +174,66 @@ impl Transport for NoTransport {
     fn serve(&self, _: Arc<dyn Handler>) {}
 
     fn close(&self) {}
+}
+
+/// Makes a violated assertion of the product a panic where it happens.
+pub fn be_strict() {
+    buggify::set_violation_handler(|site, details| panic!("violated: {} {details}", site.message));
+}
+
+/// Runs `test` on a tokio runtime of its own.
+pub fn run<T>(test: impl Future<Output = T>) -> T {
+    be_strict();
+    tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap().block_on(test)
+}
+
+/// A small, fast generator: a test names its seed.
+pub struct Random(u64);
+
+impl Random {
+    pub fn new(seed: u64) -> Self {
+        Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
+    }
+
+    pub fn next(&mut self) -> u64 {
+        // SplitMix64 (Steele, Lea, Flood 2014).
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+
+    /// Below `bound`.
+    pub fn below(&mut self, bound: u64) -> u64 {
+        self.next() % bound
+    }
+
+    pub fn one_in(&mut self, chance: u64) -> bool {
+        self.below(chance) == 0
+    }
+}
+
+pub fn log_id(term: u64, index: u64) -> LogId {
+    LogId { leader_id: CommittedLeaderId::new(term), index }
+}
+
+pub fn blank(term: u64, index: u64) -> Entry {
+    Entry { log_id: log_id(term, index), payload: Payload::Blank }
+}
+
+pub fn normal(term: u64, index: u64, log_time_ms: u64, session: Option<SessionSeq>, command: Command) -> Entry {
+    let proposal = Proposal { log_time_ms, session, command };
+    Entry { log_id: log_id(term, index), payload: Payload::Normal(proposal) }
+}
+
+pub fn set(term: u64, index: u64, key: &[u8], value: &[u8]) -> Entry {
+    normal(term, index, index, None, Command::Set { key: key.to_vec(), value: value.to_vec() })
+}
+
+pub fn membership(term: u64, index: u64, voters: &[u64]) -> Entry {
+    let members: BTreeMap<u64, Member> =
+        voters.iter().map(|id| (*id, Member { address: Address(format!("node-{id}:1")) })).collect();
+    let membership = Membership::new(vec![voters.iter().copied().collect()], members).unwrap();
+    Entry { log_id: log_id(term, index), payload: Payload::Membership(membership) }
 }
