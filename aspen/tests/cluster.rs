@@ -409,8 +409,8 @@ async fn a_node_whose_disk_fails_stops_and_says_why() {
     cluster.envs[&leader].break_log();
     let node = cluster.nodes.remove(&leader).unwrap();
     client.execute(set("key", "after")).await.unwrap();
-    let reason = tokio::time::timeout(PATIENCE, node.stopped()).await.unwrap();
-    let StopReason::Failed(why) = reason else { panic!("{reason}") };
+    let why = tokio::time::timeout(PATIENCE, node.failed()).await.unwrap();
+    assert_eq!(node.stopped().await, StopReason::Failed(why.clone()));
     assert!(why.contains("the disk is broken"), "{why}");
     assert_eq!(node.phase(), Phase::Stopping);
     node.shutdown().await;

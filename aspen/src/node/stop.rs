@@ -71,6 +71,15 @@ impl<E: Env> Node<E> {
         }
     }
 
+    /// Resolves when the node has stopped because it could not go on, with the reason; never when it was asked to stop.
+    /// May be dropped at any time.
+    pub async fn failed(&self) -> String {
+        match self.stopped().await {
+            StopReason::Failed(reason) => reason,
+            StopReason::Requested => std::future::pending().await,
+        }
+    }
+
     /// Stops the node when a store fails or Raft dies.
     pub(super) async fn supervise(self) {
         let inner = &self.inner;
