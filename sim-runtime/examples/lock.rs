@@ -39,8 +39,8 @@ impl System for Lock {
             let Ok(mut record) = lane.run(load).await else { return Exit::Failed("cannot read the record".into()) };
             let mut arrivals = network::bind(PORT);
             server.serving();
-            while let Some(arrival) = arrivals.recv().await {
-                let Arrival::Packet(Packet { from, bytes, .. }) = arrival else { continue };
+            loop {
+                let Arrival::Packet(Packet { from, bytes, .. }) = arrivals.recv().await else { continue };
                 let next = record.after(bytes[0], from.0, token_of(&bytes));
                 if next != record && lane.run(move || store(next, syncs)).await.is_err() {
                     return Exit::Failed("cannot write the record".into());
@@ -49,7 +49,6 @@ impl System for Lock {
                 let holds = record.holder == from.0 && record.token == token_of(&bytes);
                 network::send(from, PORT, [&bytes[..], &[u8::from(holds)]].concat());
             }
-            Exit::Stopped
         })
     }
 
@@ -82,7 +81,7 @@ fn token_of(message: &[u8]) -> u64 {
 
 fn load() -> std::io::Result<Record> {
     let disk = Disk::of(world::current().host);
-    let mode = OpenMode { read: true, create: true, create_new: false, truncate: false };
+    let mode = OpenMode { create: true, create_new: false, truncate: false };
     let mut bytes = [0; 12];
     disk.open("/record", mode)?.read_at(&mut bytes, 0)?;
     disk.sync_dir("/")?;
@@ -94,7 +93,7 @@ fn load() -> std::io::Result<Record> {
 }
 
 fn store(record: Record, syncs: bool) -> std::io::Result<()> {
-    let mode = OpenMode { read: true, create: false, create_new: false, truncate: false };
+    let mode = OpenMode { create: false, create_new: false, truncate: false };
     let file = Disk::of(world::current().host).open("/record", mode)?;
     file.write_at(&[&record.holder.to_le_bytes()[..], &record.token.to_le_bytes()[..]].concat(), 0)?;
     if syncs { file.sync() } else { Ok(()) }
@@ -111,7 +110,7 @@ impl Workload<Event> for Contenders {
     fn plan(&self, shape: &Shape, draws: &mut Stream) -> Vec<Vec<PlannedOp>> {
         let rounds = |draws: &mut Stream| {
             let times = (0..shape.duration_ns / (20 * shape.pace_ns)).map(|round| round * 20 * shape.pace_ns);
-            times.map(|at| PlannedOp { not_before_ns: at, op: draws.below(50_000_000).into() }).collect()
+            times.map(|at| PlannedOp { not_before_ns: at, op: draws.below(150_000_000).into() }).collect()
         };
         (0..shape.clients).map(|_| rounds(draws)).collect()
     }
@@ -151,7 +150,7 @@ async fn ask(client: &Client<Event>, arrivals: &mut network::Receiver, what: u8,
     let message = [&[what][..], &token.to_le_bytes()[..]].concat();
     network::send(client.servers[0], PORT, message.clone());
     let deadline = world::now_ns() + 30_000_000;
-    while let Ok(Some(arrival)) = world::timeout_at_ns(deadline, arrivals.recv()).await {
+    while let Ok(arrival) = world::timeout_at_ns(deadline, arrivals.recv()).await {
         if let Arrival::Packet(Packet { bytes, .. }) = arrival
             && let Some(answer) = bytes.strip_prefix(&message[..])
         {
@@ -191,8 +190,8 @@ impl Oracle<Event> for MutualExclusion {
 fn simulation(syncs: bool) -> Simulation<Event> {
     let spec = Spec::quiet("lock", 1, 10)
         .with_workload("contenders", [2, 5], [10, 10])
-        .with_faults("crash", [0, 3], [10, 300])
-        .with_faults("power-loss", [1, 4], [10, 300])
+        .with_faults("crash", [0, 3], [1, 30])
+        .with_faults("power-loss", [1, 4], [1, 30])
         .with_faults("partition", [0, 3], [50, 500])
         .with_faults("loss", [0, 2], [100, 1000]);
     Simulation::new(spec, move || Lock { syncs }).workload(Contenders)

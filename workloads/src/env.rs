@@ -55,12 +55,12 @@ impl Env for SimEnv {
     }
 
     fn open_log(&self, path: &Path, create: bool) -> io::Result<RedbFile> {
-        let mode = OpenMode { read: true, create, create_new: false, truncate: false };
-        Ok(RedbFile::new(self.disk().open(text(path)?, mode)?))
+        let mode = OpenMode { create, create_new: false, truncate: false };
+        RedbFile::open(text(path)?, mode)
     }
 
     fn sqlite_vfs(&self) -> Option<&'static str> {
-        Some(sqlite::VFS_NAME)
+        Some(sqlite::VFS_NAME.to_str().expect("the name is ASCII"))
     }
 
     fn create_dir_all(&self, path: &Path) -> io::Result<()> {
@@ -68,12 +68,12 @@ impl Env for SimEnv {
     }
 
     fn create(&self, path: &Path) -> io::Result<NodeFile> {
-        let mode = OpenMode { read: true, create: true, create_new: false, truncate: true };
+        let mode = OpenMode { create: true, create_new: false, truncate: true };
         self.disk().open(text(path)?, mode).map(NodeFile)
     }
 
     fn open(&self, path: &Path) -> io::Result<NodeFile> {
-        let mode = OpenMode { read: true, create: false, create_new: false, truncate: false };
+        let mode = OpenMode { create: false, create_new: false, truncate: false };
         self.disk().open(text(path)?, mode).map(NodeFile)
     }
 

@@ -65,8 +65,8 @@ impl SimTransport {
         let mut arrivals = network::bind(PORT);
         let receiving = transport.clone();
         world::spawn("transport", async move {
-            while let Some(arrival) = arrivals.recv().await {
-                receiving.arrived(arrival);
+            loop {
+                receiving.arrived(arrivals.recv().await);
             }
         });
         transport

@@ -94,6 +94,9 @@ pub struct DiskConfig {
     pub tail_factor: u32,
     pub stalls: Stalls,
     pub errors: ErrorRates,
+    /// Chance per sync, in parts per million, of claiming success without doing anything. Calibration: no system survives
+    /// it, so an oracle must fire.
+    pub lying_sync_ppm: u32,
     /// Bytes that all files together may have, by their lengths. `None` = no limit.
     pub quota_bytes: Option<u64>,
 }
@@ -110,6 +113,7 @@ impl Default for DiskConfig {
             tail_factor: 1,
             stalls: Stalls { ppm: 0, length: Latency::fixed(0), syncs_only: false },
             errors: ErrorRates::default(),
+            lying_sync_ppm: 0,
             quota_bytes: None,
         }
     }

@@ -57,6 +57,8 @@ pub mod fault {
     pub const STALL: &str = "disk-stall";
     /// Noticed when at least one sector was lost.
     pub const POWER_LOSS: &str = "power-loss";
+    /// Never noticed by itself; that is what makes it a lie.
+    pub const LYING_SYNC: &str = "disk-lying-sync";
     /// A name operation that a power loss undid.
     pub const NAME_LOST: &str = "disk-name-lost";
 }
@@ -71,6 +73,7 @@ pub struct FaultCount {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RoleCount {
     pub reads: u64,
+    /// Asked for.
     pub bytes_read: u64,
     pub writes: u64,
     pub bytes_written: u64,
@@ -126,6 +129,8 @@ pub struct Request {
 pub struct Verdict {
     pub when: Interval,
     pub error: Option<DiskError>,
+    /// A sync that does nothing and says it succeeded.
+    pub lies: bool,
     /// For what chance remains to decide about this operation.
     pub dice: Dice,
 }
@@ -148,6 +153,7 @@ impl Device {
         self.armed.clear();
         self.stalled_until = 0;
         self.config.errors = Default::default();
+        self.config.lying_sync_ppm = 0;
         self.config.stalls.ppm = 0;
         self.config.quota_bytes = None;
     }
@@ -163,8 +169,9 @@ impl Device {
         let armed = self.take_armed(request);
         let (error_ppm, full_ppm) = self.error_rates(request);
         let steady = !request.timed || self.config.is_steady(request.kind);
-        let fated = armed.is_none() && error_ppm == 0 && full_ppm == 0;
-        let mut dice = Dice::new(if steady && fated { 0 } else { draw() });
+        let lying_ppm = if request.kind == OpKind::Sync { self.config.lying_sync_ppm } else { 0 };
+        let certain = armed.is_none() && error_ppm == 0 && full_ppm == 0 && lying_ppm == 0;
+        let mut dice = Dice::new(if steady && certain { 0 } else { draw() });
         let when = self.time(request, &mut dice);
         let drawn = || {
             if dice.chance(error_ppm) {
@@ -181,7 +188,11 @@ impl Device {
             self.counters.injected(kind);
             self.counters.noticed(kind);
         }
-        Verdict { when, error, dice }
+        let lies = error.is_none() && dice.chance(lying_ppm);
+        if lies {
+            self.counters.injected(fault::LYING_SYNC);
+        }
+        Verdict { when, error, lies, dice }
     }
 
     fn time(&mut self, request: Request, dice: &mut Dice) -> Interval {
@@ -346,7 +357,7 @@ mod tests {
     fn a_failed_write_leaves_whole_sectors() {
         for draw in 0..100 {
             let done = partial(100, 2000, &mut Dice::new(draw)) as u64;
-            assert!(done < 2000 && (done == 0 || (100 + done) % SECTOR_BYTES == 0));
+            assert!(done < 2000 && (done == 0 || (100 + done).is_multiple_of(SECTOR_BYTES)));
         }
         assert_eq!(partial(0, 24, &mut Dice::new(1)), 0);
     }

@@ -127,7 +127,7 @@ impl Names {
         self.persisted = reachable(survivors);
         self.current = self.persisted.clone();
         self.log.clear();
-        self.busy_until = self.busy_until.min(at);
+        self.busy_until = 0;
         lost
     }
 

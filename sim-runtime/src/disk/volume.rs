@@ -265,7 +265,7 @@ impl Volume {
             let Some(slot) = slot else { continue };
             // Whatever is not listed had nothing pending: what is on the platter is all there is.
             let survivor = survivors.remove(&file_id(n)).unwrap_or_else(|| slot.file.persisted().clone());
-            slot.file.restart_from(survivor, at);
+            slot.file.restart_from(survivor);
             slot.handles = 0;
         }
         let names_lost = self.names.lose_power(at, &choice.names);

@@ -29,7 +29,8 @@ pub struct Nemesis<E> {
     extra_ns: RefCell<Vec<Nanos>>,
     /// How many faults cut a directed link.
     cuts: RefCell<BTreeMap<(HostId, HostId), u32>>,
-    tickets: tickets::Tickets,
+    /// Numbers for actions within disk operations.
+    tickets: Cell<u64>,
     calm: Cell<bool>,
     pub partitions: Cell<u64>,
 }
@@ -46,7 +47,7 @@ impl<E: Clone + 'static> Nemesis<E> {
             loss_ppm: RefCell::default(),
             extra_ns: RefCell::default(),
             cuts: RefCell::default(),
-            tickets: tickets::Tickets::default(),
+            tickets: Cell::new(0),
             calm: Cell::new(false),
             partitions: Cell::new(0),
         })
@@ -66,6 +67,12 @@ impl<E: Clone + 'static> Nemesis<E> {
                 }
             }
         }
+    }
+
+    /// Forgets what has not happened: the run is over.
+    pub fn forget(&self) {
+        self.coverage.calm();
+        tickets::forget_all();
     }
 
     /// Ends all faults: links heal, latencies and losses end, armed faults are forgotten.
@@ -90,7 +97,8 @@ impl<E: Clone + 'static> Nemesis<E> {
         }
         // The fault was aimed when it was armed: who leads when it fires is another question.
         let (nemesis, fault) = (Rc::clone(self), aimed(fault, index));
-        let ticket = self.tickets.deposit(move || nemesis.act(&fault));
+        let ticket = self.tickets.replace(self.tickets.get() + 1);
+        tickets::deposit(ticket, move || nemesis.act(&fault));
         // Anywhere within the operation.
         let fraction = world::draw(Purpose("fault within operation"), u64::from(self.fleet.hosts[index].0), ticket);
         let fraction_ppm = u32::try_from(fraction % 1_000_000).expect("below a million");

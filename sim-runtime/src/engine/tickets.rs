@@ -13,28 +13,9 @@ thread_local! {
     static COUNTER: RefCell<BTreeMap<u64, Action>> = const { RefCell::new(BTreeMap::new()) };
 }
 
-/// The actions of one run; those that nobody fetched are forgotten with it.
-#[derive(Debug, Default)]
-pub struct Tickets {
-    issued: RefCell<Vec<u64>>,
-}
-
-impl Tickets {
-    /// Leaves an action; [`redeem`] runs it once.
-    pub fn deposit(&self, action: impl FnOnce() + 'static) -> u64 {
-        let mut issued = self.issued.borrow_mut();
-        let ticket = u64::try_from(issued.len()).expect("a length is a u64");
-        issued.push(ticket);
-        COUNTER.with_borrow_mut(|counter| counter.insert(ticket, Box::new(action)));
-        ticket
-    }
-}
-
-impl Drop for Tickets {
-    fn drop(&mut self) {
-        let forgotten = COUNTER.take();
-        drop(forgotten);
-    }
+/// Leaves an action under a number; [`redeem`] runs it once.
+pub fn deposit(ticket: u64, action: impl FnOnce() + 'static) {
+    COUNTER.with_borrow_mut(|counter| counter.insert(ticket, Box::new(action)));
 }
 
 /// Runs the action of a ticket; does nothing the second time.
@@ -43,4 +24,10 @@ pub fn redeem(ticket: u64) {
     if let Some(action) = action {
         action();
     }
+}
+
+/// Forgets the actions that nobody fetched: the run is over.
+pub fn forget_all() {
+    let forgotten = COUNTER.take();
+    drop(forgotten);
 }

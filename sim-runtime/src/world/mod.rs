@@ -148,6 +148,11 @@ pub fn in_world() -> bool {
     try_with(|_| ()).is_some()
 }
 
+/// Tells this world from others of the same thread while it lives. Never part of a decision.
+pub(crate) fn identity() -> usize {
+    with(Inner::address)
+}
+
 /// The seed of the run.
 pub fn seed() -> u64 {
     with(|world| world.config.seed)
@@ -210,9 +215,4 @@ pub fn task_draw() -> u64 {
 /// Identity of the running task: hash of host, boot, parent and n-th child. `None` outside any task.
 pub fn task_id() -> Option<u64> {
     try_with(|world| world.tasks.borrow().get(world.context.get().task).map(|entry| entry.id)).flatten()
-}
-
-/// Tells this world from others of the same thread while it lives. Never part of a decision.
-pub(crate) fn identity() -> usize {
-    with(Inner::address)
 }
