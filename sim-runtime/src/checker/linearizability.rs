@@ -103,10 +103,13 @@ pub fn check<M: Model>(
     }
 }
 
+/// The operations of independent objects.
+pub type Parts<K, M> = BTreeMap<K, Vec<Operation<<M as Model>::Input, <M as Model>::Output>>>;
+
 /// Checks independent objects, each by itself; the first that is not linearizable, or could not be decided, is named.
 pub fn check_parts<'a, K: Ord, M: Model>(
     model: &M,
-    parts: &'a BTreeMap<K, Vec<Operation<M::Input, M::Output>>>,
+    parts: &'a Parts<K, M>,
     budget: &mut Budget,
 ) -> (Decision<M::Input, M::Output>, Option<&'a K>) {
     let mut undecided = None;
