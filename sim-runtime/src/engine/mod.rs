@@ -1,4 +1,37 @@
 //! What turns a world into a test: plans, faults, workloads, oracles, reports.
+//!
+//! - [`system`]: what a stranger writes, a [`System`] and [`Workload`]s
+//! - [`spec`]: from which plans a seed draws; [`planner`] draws; [`plan`] is the result, plain data
+//! - [`simulation`]: one run of a plan; [`iterate`]: many, in one process
+//! - [`fleet`]: servers, booted and killed; [`nemesis`]: faults, carried out; [`ledger`]: faults, counted
+//! - [`coverage`]: which assertion and fault sites were visited
+//! - [`oracle`]: judges of a run; [`run`]: where servers and clients leave what they did
+//! - [`record`], [`report`]: what a run hands back; [`listing`]: what can be run, by name
+pub mod coverage;
+pub mod fleet;
+pub mod iterate;
+pub mod ledger;
+pub mod listing;
+pub mod nemesis;
 pub mod oracle;
+pub mod plan;
+pub mod planner;
 pub mod record;
 pub mod report;
+pub mod run;
+pub mod simulation;
+pub mod spec;
+mod surroundings;
+pub mod system;
+mod tickets;
+
+pub use iterate::{Sweep, Until};
+pub use oracle::{Judge, Oracle, Stamped};
+pub use plan::{Plan, PlannedOp};
+pub use run::OpOutcome;
+pub use simulation::Simulation;
+pub use spec::Spec;
+pub use system::{
+    Client, ClientProcess, Cluster, DownCause, Exit, Knob, OpKind, Outside, Phase, Process, Server, Shape, System,
+    Workload,
+};

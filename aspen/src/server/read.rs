@@ -1,0 +1,84 @@
+//! Linearizable reads by ReadIndex (Ongaro's dissertation, section 6.4).
+//!
+//! The leader notes its commit index, confirms with a quorum that it still leads, waits until the noted index is
+//! applied, then reads. Many reads share one round of the quorum.
+
+use std::time::Duration;
+
+use openraft::ReadPolicy;
+use openraft::errors::{LinearizableReadError, RaftError};
+use openraft::raft::linearizable_read::LinearizerOption;
+use openraft::type_config::TypeConfigExt;
+
+use crate::command::{Answer, Query};
+use crate::env::Env;
+use crate::error::ErrorCode;
+use crate::message::Refusal;
+use crate::planted::planted;
+use crate::server::{Refused, Server};
+use crate::types::TypeConfig;
+use buggify::{assert_always, assert_reachable, assert_sometimes, buggify};
+
+impl<E: Env> Server<E> {
+    /// Reads a state that contains every write acknowledged before this call. Waits for `budget` at most.
+    pub(super) async fn read(&self, query: Query, budget: Duration) -> Refused<Answer> {
+        let shared = &self.shared;
+        shared
+            .config
+            .store
+            .limits
+            .check_query(&query)
+            .map_err(|error| Refusal::new(ErrorCode::LimitExceeded, error.to_string()))?;
+        let _permit = shared
+            .reads
+            .enter()
+            .ok_or_else(|| Refusal::new(ErrorCode::Overloaded, "too many reads are in progress"))?;
+        let late = |_| Refusal::new(ErrorCode::Timeout, format!("the read was not served within {budget:?}"));
+        TypeConfig::<E>::timeout(budget, self.read_linearizable(query, budget)).await.map_err(late)?
+    }
+
+    async fn read_linearizable(&self, query: Query, budget: Duration) -> Refused<Answer> {
+        let shared = &self.shared;
+        if planted!("read-skips-read-index") && shared.raft.as_leader().is_ok() {
+            return self.query(query).await;
+        }
+        let option = LinearizerOption::from(ReadPolicy::ReadIndex).with_wait_timeout(budget);
+        let linearizer = match shared.raft.get_read_linearizer(option).await {
+            Ok(linearizer) => linearizer,
+            Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(forward))) => {
+                return Err(self.forward(forward));
+            }
+            Err(RaftError::APIError(LinearizableReadError::QuorumNotEnough(missing))) => {
+                assert_reachable!("a read was refused because no quorum confirmed the leader");
+                return Err(Refusal::new(ErrorCode::NoQuorum, missing.to_string()));
+            }
+            Err(RaftError::Fatal(fatal)) => return Err(Refusal::new(ErrorCode::NodeFailed, fatal.to_string())),
+        };
+        let read_index = linearizer.read_log_id().index();
+        if buggify!(at "read waits after its index is known", 0.1) {
+            TypeConfig::<E>::sleep(Duration::from_millis(shared.config.raft.heartbeat_ms)).await;
+        }
+        assert_sometimes!(
+            shared.reader.applied().map(|id| id.index) < Some(read_index),
+            "a read waited for its index to be applied"
+        );
+        match linearizer.try_await_ready(&shared.raft, Some(budget)).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(_)) => return Err(Refusal::new(ErrorCode::Timeout, "the read index was not applied in time")),
+            Err(fatal) => return Err(Refusal::new(ErrorCode::NodeFailed, fatal.to_string())),
+        }
+        let answer = self.query(query).await?;
+        assert_always!(
+            answer.revision >= read_index,
+            "a read sees at least its read index",
+            answer.revision,
+            read_index
+        );
+        Ok(answer)
+    }
+
+    async fn query(&self, query: Query) -> Refused<Answer> {
+        let answered = self.shared.reader.query(query).await;
+        answered.map_err(|error| Refusal::new(ErrorCode::NodeFailed, error.to_string()))
+    }
+}

@@ -1,0 +1,197 @@
+//! The receiving side of a snapshot transfer.
+//!
+//! One transfer at a time, named by its checksum. Announcing it again resumes it at the first byte that is missing;
+//! announcing another one replaces it. Nothing is installed before every byte arrived and the checksum over all of them
+//! was verified.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use openraft::Snapshot;
+use openraft::async_runtime::Mutex as _;
+use openraft::async_runtime::watch::WatchReceiver;
+use openraft::type_config::TypeConfigExt;
+use openraft::type_config::alias::MutexOf;
+
+use crate::codec;
+use crate::env::Env;
+use crate::error::ErrorCode;
+use crate::message::{
+    Refusal, SnapshotBegin, SnapshotChunk, SnapshotFinish, SnapshotProgress, SnapshotReply, WireVote,
+};
+use crate::server::{Refused, Server};
+use crate::snapshot::{Checksum, Incoming};
+use crate::types::{SnapshotMeta, TypeConfig, Vote};
+use buggify::{assert_reachable, assert_sometimes, buggify};
+
+/// The transfer under way.
+pub(super) struct Receiver<E: Env> {
+    env: E,
+    dir: PathBuf,
+    slot: Arc<MutexOf<TypeConfig<E>, Slot<E>>>,
+}
+
+enum Slot<E: Env> {
+    Empty,
+    Receiving(Box<Receiving<E>>),
+    /// Being verified and installed.
+    Installing(Checksum),
+    /// Under this leader's vote.
+    Installed(Checksum, Vote),
+}
+
+struct Receiving<E: Env> {
+    meta: SnapshotMeta,
+    checksum: Checksum,
+    len: u64,
+    incoming: Incoming<E>,
+}
+
+impl<E: Env> Receiver<E> {
+    pub(super) fn new(env: E, dir: PathBuf) -> Self {
+        Receiver { env, dir, slot: Arc::new(TypeConfig::<E>::mutex(Slot::Empty)) }
+    }
+}
+
+impl<E: Env> Slot<E> {
+    /// How far the transfer of this name is.
+    fn progress(&self, checksum: &Checksum) -> SnapshotProgress {
+        match self {
+            Slot::Receiving(receiving) if receiving.checksum == *checksum => {
+                SnapshotProgress::Receiving { next: receiving.incoming.written() }
+            }
+            Slot::Installing(installing) if installing == checksum => SnapshotProgress::Installing,
+            Slot::Installed(installed, _) if installed == checksum => SnapshotProgress::Installed,
+            _ => SnapshotProgress::Unknown,
+        }
+    }
+}
+
+impl<E: Env> Server<E> {
+    pub(super) async fn snapshot_begin(&self, begin: SnapshotBegin) -> Refused<SnapshotReply> {
+        let max = self.shared.config.store.limits.snapshot_bytes_max;
+        if begin.len > max {
+            let message = format!("the snapshot has {} bytes, {max} are allowed", begin.len);
+            return Err(Refusal::new(ErrorCode::LimitExceeded, message));
+        }
+        let meta = codec::decode_snapshot_meta(&begin.meta)
+            .map_err(|error| Refusal::new(ErrorCode::Malformed, error.to_string()))?;
+        if let Some(rejected) = self.reject_old_leader(begin.vote) {
+            return Ok(rejected);
+        }
+        let mut slot = self.shared.snapshots.slot.lock().await;
+        let known = slot.progress(&begin.checksum);
+        // A new leader's install has to reach openraft, or it would not take this one for its follower.
+        let by_another = matches!(&*slot, Slot::Installed(_, vote) if *vote != Vote::from(begin.vote));
+        if known != SnapshotProgress::Unknown && !by_another {
+            assert_sometimes!(
+                matches!(known, SnapshotProgress::Receiving { next } if next > 0 && next < begin.len),
+                "a snapshot transfer went on where it had broken off"
+            );
+            return Ok(self.snapshot_reply(known));
+        }
+        if matches!(&*slot, Slot::Installing(_)) {
+            return Err(Refusal::new(ErrorCode::Overloaded, "another snapshot is being installed"));
+        }
+        if let Slot::Receiving(older) = std::mem::replace(&mut *slot, Slot::Empty) {
+            assert_reachable!("a snapshot transfer was replaced by another");
+            older.incoming.abandon().await.map_err(disk_failed)?;
+        }
+        let SnapshotBegin { len, checksum, .. } = begin;
+        let Receiver { env, dir, .. } = &self.shared.snapshots;
+        let incoming = Incoming::new(env, dir, len, checksum).await.map_err(disk_failed)?;
+        *slot = Slot::Receiving(Box::new(Receiving { meta, checksum, len, incoming }));
+        Ok(self.snapshot_reply(SnapshotProgress::Receiving { next: 0 }))
+    }
+
+    pub(super) async fn snapshot_chunk(&self, chunk: SnapshotChunk) -> Refused<SnapshotReply> {
+        if let Some(rejected) = self.reject_old_leader(chunk.vote) {
+            return Ok(rejected);
+        }
+        let mut slot = self.shared.snapshots.slot.lock().await;
+        if let Slot::Receiving(receiving) = &mut *slot
+            && receiving.checksum == chunk.checksum
+        {
+            let next = receiving.incoming.written();
+            let end = chunk.offset.saturating_add(chunk.bytes.len() as u64);
+            if end > receiving.len {
+                return Err(Refusal::new(ErrorCode::Malformed, "the chunk ends past the snapshot"));
+            }
+            assert_sometimes!(chunk.offset > next, "a chunk of a snapshot came too early");
+            assert_sometimes!(chunk.offset < next, "a chunk of a snapshot came twice");
+            if chunk.offset <= next {
+                let written = receiving.incoming.write_chunk(chunk.offset, &chunk.bytes).await;
+                if let Err(error) = written {
+                    *slot = Slot::Empty;
+                    return Err(disk_failed(error));
+                }
+            }
+        }
+        Ok(self.snapshot_reply(slot.progress(&chunk.checksum)))
+    }
+
+    pub(super) async fn snapshot_finish(&self, finish: SnapshotFinish) -> Refused<SnapshotReply> {
+        if let Some(rejected) = self.reject_old_leader(finish.vote) {
+            return Ok(rejected);
+        }
+        let mut slot = self.shared.snapshots.slot.lock().await;
+        let complete = matches!(&*slot, Slot::Receiving(receiving)
+            if receiving.checksum == finish.checksum && receiving.incoming.written() == receiving.len);
+        if complete && let Slot::Receiving(receiving) = std::mem::replace(&mut *slot, Slot::Installing(finish.checksum))
+        {
+            // In a task of its own: it may take longer than the sender waits, who asks again.
+            let (server, vote) = (self.clone(), Vote::from(finish.vote));
+            drop(TypeConfig::<E>::spawn(async move { server.install(*receiving, vote).await }));
+        }
+        Ok(self.snapshot_reply(slot.progress(&finish.checksum)))
+    }
+
+    async fn install(&self, receiving: Receiving<E>, vote: Vote) {
+        let Receiving { meta, checksum, incoming, .. } = receiving;
+        let last = meta.last_log_id;
+        let finished = if buggify!(at "received snapshot does not verify", 0.1) {
+            incoming.abandon().await.and(Err(std::io::Error::other("it was said not to verify")))
+        } else {
+            incoming.finish().await
+        };
+        let ended = match finished {
+            Ok(file) => match self.shared.raft.install_full_snapshot(vote, Snapshot { meta, snapshot: file }).await {
+                Ok(response) => {
+                    if response.vote > vote {
+                        // The leader was deposed meanwhile, and openraft refused its snapshot.
+                        Slot::Empty
+                    } else {
+                        assert_reachable!("a snapshot was received and installed");
+                        Slot::Installed(checksum, vote)
+                    }
+                }
+                Err(fatal) => {
+                    tracing::error!("the snapshot at {last:?} was not installed: {fatal}");
+                    Slot::Empty
+                }
+            },
+            Err(error) => {
+                tracing::warn!("the received snapshot at {last:?} is of no use, it is asked for again: {error}");
+                Slot::Empty
+            }
+        };
+        *self.shared.snapshots.slot.lock().await = ended;
+    }
+
+    /// Saves a deposed leader the transfer. What really decides is openraft, when the snapshot is installed.
+    fn reject_old_leader(&self, theirs: WireVote) -> Option<SnapshotReply> {
+        let mine = self.shared.raft.metrics().borrow_watched().vote;
+        let deposed = mine > Vote::from(theirs);
+        deposed.then(|| self.snapshot_reply(SnapshotProgress::Rejected))
+    }
+
+    fn snapshot_reply(&self, progress: SnapshotProgress) -> SnapshotReply {
+        let vote = self.shared.raft.metrics().borrow_watched().vote;
+        SnapshotReply { vote: (&vote).into(), progress }
+    }
+}
+
+/// The stores notice disk errors themselves and stop the node; the sender only has to hear that it failed.
+fn disk_failed(error: std::io::Error) -> Refusal {
+    Refusal::new(ErrorCode::NodeFailed, error.to_string())
+}

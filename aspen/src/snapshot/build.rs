@@ -1,0 +1,278 @@
+//! Builds a snapshot while entries are applied: a read transaction pins one state, and each step reads a few rows of it.
+//!
+//! Steps run in the state's lane, between applies; the file is written in a lane of its own. The name comes last: temporary
+//! file, sync, rename, directory sync.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use buggify::{assert_always, assert_reachable, assert_sometimes, buggify};
+use openraft::alias::SnapshotOf;
+use openraft::async_runtime::Mutex as _;
+use openraft::storage::RaftSnapshotBuilder;
+use openraft::type_config::TypeConfigExt;
+use rusqlite::Connection;
+
+use super::directory::{self, Current};
+use super::file::SnapshotFile;
+use super::format::{self, Header};
+use crate::env::{Env, File, Lane};
+use crate::observe::Observation;
+use crate::planted::planted;
+use crate::state_machine::Shared;
+use crate::state_machine::database::{self, From, connect_reader, read_kv_page, read_meta, read_sessions_after};
+use crate::state_machine::rows::{MetaRow, session_checksum};
+use crate::types::{SnapshotMeta, TypeConfig};
+
+/// Makes one snapshot of the state at the time it is asked to.
+pub struct SnapshotBuilder<E: Env> {
+    shared: Arc<Shared<E>>,
+}
+
+impl<E: Env> std::fmt::Debug for SnapshotBuilder<E> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SnapshotBuilder").finish_non_exhaustive()
+    }
+}
+
+/// A connection inside a read transaction. The state machine closes it when the database is replaced.
+pub struct Pinned {
+    connection: Connection,
+}
+
+/// How a try to build ended.
+enum Built<E: Env> {
+    Done(Current<E>),
+    /// Start again from a newer state.
+    Abandoned,
+    /// An installed snapshot replaced the database meanwhile.
+    Superseded,
+}
+
+impl<E: Env> RaftSnapshotBuilder<TypeConfig<E>> for SnapshotBuilder<E> {
+    type SnapshotData = SnapshotFile<E>;
+
+    async fn build_snapshot(&mut self) -> io::Result<SnapshotOf<TypeConfig<E>, SnapshotFile<E>>> {
+        let shared = self.shared.clone();
+        let built = shared.health.watch("a snapshot cannot be built", self.build().await)?;
+        Ok(openraft::storage::Snapshot { meta: built.meta, snapshot: built.file })
+    }
+}
+
+impl<E: Env> SnapshotBuilder<E> {
+    pub(crate) fn new(shared: Arc<Shared<E>>) -> Self {
+        SnapshotBuilder { shared }
+    }
+
+    async fn build(&self) -> io::Result<Current<E>> {
+        let shared = &self.shared;
+        // One at a time: they share the pinned connection and the temporary name.
+        let _one = shared.builds.lock().await;
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            let may_abandon = tries < TRIES_MAX;
+            let built = self.try_build(may_abandon).await;
+            let unpin = {
+                let shared = shared.clone();
+                move || drop(shared.pinned.lock().take())
+            };
+            shared.lane.run(unpin).await?;
+            match built? {
+                Built::Done(current) => return Ok(current),
+                Built::Abandoned => assert_reachable!("an abandoned snapshot was built again"),
+                Built::Superseded => {
+                    assert_reachable!("a snapshot was installed while another was being built", owed_by = "network");
+                    if let Some(current) = shared.view().snapshot.clone() {
+                        return Ok(current);
+                    }
+                }
+            }
+        }
+    }
+
+    async fn try_build(&self, may_abandon: bool) -> io::Result<Built<E>> {
+        let shared = &self.shared;
+        let (meta, generation) = self.pin().await?;
+        if let Some(current) = shared.view().snapshot.clone().filter(|current| current.meta.last_log_id == meta.applied)
+        {
+            assert_reachable!("a snapshot was asked for and the current one was new enough", owed_by = "snapshots");
+            return Ok(Built::Done(current));
+        }
+        let mut file = Writing::create(shared.clone(), directory::building_path(&shared.dir)).await?;
+        let sessions = self.read_sessions().await?;
+        let Some((sessions, sessions_hash)) = sessions else { return Ok(Built::Superseded) };
+        let header = Header {
+            meta: SnapshotMeta { last_log_id: meta.applied, last_membership: meta.membership.clone() },
+            log_time_ms: meta.log_time_ms,
+            state_hash: meta.state_hash.wrapping_sub(sessions_hash),
+        };
+        file.append(format::encode_header(&header)).await?;
+        let mut out = Vec::new();
+        let session_count = sessions.len();
+        for rows in sessions.chunks(shared.config.snapshot_step_rows.max(1)) {
+            format::encode_sessions_chunk(rows, &mut out);
+            file.append(std::mem::take(&mut out)).await?;
+        }
+        let mut rows = 0;
+        let mut from = From::Key(Vec::new());
+        loop {
+            if may_abandon && buggify!(at "snapshot build is abandoned and begun again", 0.02) {
+                return Ok(Built::Abandoned);
+            }
+            let Some((chunk, count, next)) = self.step(from).await? else { return Ok(Built::Superseded) };
+            rows += count;
+            file.append(chunk).await?;
+            match next {
+                Some(next) => from = next,
+                None => break,
+            }
+        }
+        assert_sometimes!(
+            shared.view().applied > meta.applied,
+            "entries were applied while a snapshot of an older state was being built"
+        );
+        format::encode_end(rows, session_count as u64, &mut out);
+        file.append(out).await?;
+        if file.offset > shared.config.snapshot_bytes_max {
+            let (found, max) = (file.offset, shared.config.snapshot_bytes_max);
+            return Err(io::Error::other(format!("the state makes a snapshot of {found} bytes, {max} are allowed")));
+        }
+        file.finish(generation, header).await
+    }
+
+    /// Opens a read transaction and reads what describes its state.
+    async fn pin(&self) -> io::Result<(MetaRow, u64)> {
+        let shared = self.shared.clone();
+        let section = move || -> io::Result<(MetaRow, u64)> {
+            let generation = shared.state.lock().as_ref().ok_or_else(crate::state_machine::closed)?.generation;
+            let connection =
+                connect_reader(&shared.env, &crate::state_machine::files::database_path(&shared.dir, generation))?;
+            connection.execute_batch("BEGIN").map_err(database::sqlite)?;
+            // The first read fixes the state that the transaction sees.
+            let meta = read_meta(&connection)?;
+            *shared.pinned.lock() = Some(Pinned { connection });
+            Ok((meta, generation))
+        };
+        self.shared.lane.run(section).await?
+    }
+
+    /// Reads the sessions of the pinned state; the sum of their hashes is what a snapshot without them lacks.
+    async fn read_sessions(&self) -> io::Result<Option<(Vec<crate::state_machine::rows::SessionRow>, u64)>> {
+        let shared = self.shared.clone();
+        let section = move || {
+            let pinned = shared.pinned.lock();
+            let Some(Pinned { connection }) = pinned.as_ref() else { return Ok(None) };
+            let sessions = read_sessions_after(connection, None, usize::MAX)?;
+            if planted!("snapshot-omits-sessions") {
+                let hash = |row| session_checksum(row, &mut Vec::new());
+                return Ok(Some((Vec::new(), sessions.iter().map(hash).fold(0, u64::wrapping_add))));
+            }
+            Ok(Some((sessions, 0)))
+        };
+        self.shared.lane.run(section).await?
+    }
+
+    /// Reads the next rows of the pinned state as a chunk; `None` if there is no pinned state any more.
+    async fn step(&self, from: From) -> io::Result<Option<(Vec<u8>, u64, Option<From>)>> {
+        let config = &self.shared.config;
+        let one = buggify!(at "snapshot step takes one row");
+        let rows_max = if one { 1 } else { config.snapshot_step_rows.max(1) };
+        let bytes_max = config.snapshot_step_bytes;
+        if buggify!(at "snapshot build pauses between steps", 0.05) {
+            TypeConfig::<E>::sleep(Duration::from_millis(50)).await;
+        }
+        let shared = self.shared.clone();
+        let section = move || -> io::Result<Option<(Vec<u8>, u64, Option<From>)>> {
+            let pinned = shared.pinned.lock();
+            let Some(Pinned { connection }) = pinned.as_ref() else { return Ok(None) };
+            let page = read_kv_page(connection, &from, None, rows_max, bytes_max)?;
+            let mut out = Vec::new();
+            if !page.rows.is_empty() {
+                format::encode_kv_chunk(&page.rows, &mut out);
+            }
+            let count = page.rows.len() as u64;
+            let last = page.rows.into_iter().next_back().filter(|_| page.more);
+            assert_sometimes!(page.more, "a snapshot took several steps");
+            Ok(Some((out, count, last.map(|row| From::Past(row.key)))))
+        };
+        self.shared.lane.run(section).await?
+    }
+}
+
+/// The temporary file of a snapshot.
+struct Writing<E: Env> {
+    shared: Arc<Shared<E>>,
+    file: Arc<E::File>,
+    path: PathBuf,
+    offset: u64,
+    hasher: blake3::Hasher,
+}
+
+impl<E: Env> Writing<E> {
+    async fn create(shared: Arc<Shared<E>>, path: PathBuf) -> io::Result<Self> {
+        let create = {
+            let (env, path) = (shared.env.clone(), path.clone());
+            move || env.create(&path)
+        };
+        let file = Arc::new(shared.file_lane.run(create).await??);
+        Ok(Writing { shared, file, path, offset: 0, hasher: blake3::Hasher::new() })
+    }
+
+    async fn append(&mut self, bytes: Vec<u8>) -> io::Result<()> {
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        self.hasher.update(&bytes);
+        let (file, at) = (self.file.clone(), self.offset);
+        self.offset += bytes.len() as u64;
+        self.shared.file_lane.run(move || file.write_all_at(&bytes, at)).await?
+    }
+
+    /// Adds the checksum, makes the file durable, gives it its name, and makes it the current snapshot.
+    async fn finish(mut self, generation: u64, header: Header) -> io::Result<Built<E>> {
+        let checksum = *self.hasher.finalize().as_bytes();
+        self.append(checksum.to_vec()).await?;
+        let Writing { shared, file, path, offset, .. } = self;
+        if buggify!(at "snapshot waits between write and sync") {
+            TypeConfig::<E>::sleep(Duration::from_millis(100)).await;
+        }
+        shared.file_lane.run(move || file.sync()).await??;
+        if buggify!(at "snapshot waits between sync and rename") {
+            TypeConfig::<E>::sleep(Duration::from_millis(100)).await;
+        }
+        if shared.view().generation != generation {
+            return Ok(Built::Superseded);
+        }
+        let publish = {
+            let shared = shared.clone();
+            move || -> io::Result<Current<E>> {
+                let name = directory::path_of(&shared.dir, header.meta.last_log_id);
+                shared.env.rename(&path, &name)?;
+                shared.env.sync_dir(&shared.dir)?;
+                let Header { meta, state_hash, .. } = header;
+                if shared.env.is_observed() {
+                    shared.env.observe(Observation::SnapshotBuilt { last: meta.last_log_id, state_hash });
+                }
+                let file = shared.env.open(&name)?;
+                let file = SnapshotFile::new(shared.file_lane.clone(), file, name, offset, checksum);
+                Ok(Current { meta, state_hash, file })
+            }
+        };
+        let current = shared.file_lane.run(publish).await??;
+        assert_always!(
+            shared.view().applied >= current.meta.last_log_id,
+            "a snapshot never passes what was applied",
+            "snapshot {:?}",
+            current.meta.last_log_id
+        );
+        shared.publish_snapshot(current.clone());
+        shared.remove_retired().await?;
+        Ok(Built::Done(current))
+    }
+}
+
+/// Tries to build a snapshot before one may no longer be abandoned.
+const TRIES_MAX: u32 = 3;

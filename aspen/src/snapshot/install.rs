@@ -1,0 +1,187 @@
+//! Replaces the whole state by a snapshot, atomically across a crash.
+//!
+//! 1. The rows go into the database of the next generation, which nobody uses. Then the checksum over the whole file and
+//!    the state hash over all rows are compared, and the database is checkpointed: all of it is durable.
+//! 2. The snapshot file gets its name, durably. It is the current snapshot from now on: after a crash here the old state
+//!    is opened, and openraft installs the snapshot again.
+//! 3. The pointer is switched, durably. A crash before leaves the old state, after it the new one.
+//! 4. Connections move over; the old database is removed.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use buggify::{assert_always, assert_reachable, assert_sometimes, buggify};
+use openraft::type_config::TypeConfigExt;
+
+use super::directory::{self, Current};
+use super::file::SnapshotFile;
+use super::format::{Chunk, Header};
+use super::read::Reader;
+use crate::env::{Env, Lane};
+use crate::log_store::damaged;
+use crate::observe::Observation;
+use crate::state_machine::database::{CheckpointMode, Database, connect_reader};
+use crate::state_machine::rows::MetaRow;
+use crate::state_machine::{Shared, files};
+use crate::types::{SnapshotMeta, TypeConfig};
+
+/// Installs `file`, which describes itself as `meta`.
+pub(crate) async fn install<E: Env>(
+    shared: &Arc<Shared<E>>,
+    meta: &SnapshotMeta,
+    file: SnapshotFile<E>,
+) -> io::Result<()> {
+    let generation = shared.view().generation + 1;
+    let database = build(shared, meta, &file, generation).await?;
+    if buggify!(at "install waits before the snapshot gets its name") {
+        TypeConfig::<E>::sleep(Duration::from_millis(100)).await;
+    }
+    let current = name(shared, meta, file, database.meta.state_hash).await?;
+    if buggify!(at "install waits before the switch") {
+        TypeConfig::<E>::sleep(Duration::from_millis(100)).await;
+    }
+    let before = shared.view().applied;
+    assert_sometimes!(before.is_some(), "a snapshot replaced a state that was not empty");
+    let installed = database.meta.clone();
+    switch(shared, database, generation).await?;
+    shared.publish_install(&installed, generation);
+    shared.publish_snapshot(current);
+    assert_reachable!("a snapshot was installed");
+    clean_up(shared, generation).await
+}
+
+/// Step 1: a new database with the rows of the snapshot.
+async fn build<E: Env>(
+    shared: &Arc<Shared<E>>,
+    meta: &SnapshotMeta,
+    file: &SnapshotFile<E>,
+    generation: u64,
+) -> io::Result<Database> {
+    let create = {
+        let shared = shared.clone();
+        move || -> io::Result<Database> {
+            // A build that failed before a restart may have left one.
+            files::remove_database(&shared.env, &shared.dir, generation)?;
+            Database::create(&shared.env, &files::database_path(&shared.dir, generation), generation)
+        }
+    };
+    let mut database = shared.lane.run(create).await??;
+    let open = {
+        let (env, file) = (shared.env.clone(), file.clone());
+        move || -> io::Result<(Reader<E::File>, Header)> {
+            let mut reader = file.reader(&env)?;
+            let header = reader.header()?;
+            Ok((reader, header))
+        }
+    };
+    let (mut reader, header) = shared.file_lane.run(open).await??;
+    if header.meta != *meta {
+        return Err(damaged(format!("the snapshot says {}, expected {meta}", header.meta)));
+    }
+    loop {
+        let next = move || {
+            let chunk = reader.chunk();
+            (reader, chunk)
+        };
+        let (back, chunk) = shared.file_lane.run(next).await?;
+        reader = back;
+        let chunk = chunk?;
+        let is_end = matches!(chunk, Chunk::End { .. });
+        let load = move || {
+            let loaded = database.load(chunk);
+            (database, loaded)
+        };
+        let (back, loaded) = shared.lane.run(load).await?;
+        database = back;
+        loaded?;
+        if is_end {
+            break;
+        }
+        if buggify!(at "install pauses between chunks", 0.05) {
+            TypeConfig::<E>::sleep(Duration::from_millis(20)).await;
+        }
+    }
+    let checksum = shared.file_lane.run(move || reader.verify()).await??;
+    if checksum != file.checksum() {
+        return Err(damaged("the snapshot is not the one that was announced"));
+    }
+    let seal = {
+        let shared = shared.clone();
+        move || -> io::Result<Database> {
+            database.seal(&header)?;
+            let checkpoint = database.checkpoint(CheckpointMode::Truncate)?;
+            if !checkpoint.is_complete() {
+                return Err(io::Error::other(format!("the new state could not be made durable: {checkpoint:?}")));
+            }
+            shared.env.sync_dir(&shared.dir)?;
+            Ok(database)
+        }
+    };
+    shared.lane.run(seal).await?
+}
+
+/// Step 2: the snapshot file gets its name, unless it has it already (a restart installs the current snapshot again).
+async fn name<E: Env>(
+    shared: &Arc<Shared<E>>,
+    meta: &SnapshotMeta,
+    file: SnapshotFile<E>,
+    state_hash: u64,
+) -> io::Result<Current<E>> {
+    let name = directory::path_of(&shared.dir, meta.last_log_id);
+    let (shared, meta) = (shared.clone(), meta.clone());
+    let lane = shared.file_lane.clone();
+    let section = move || -> io::Result<Current<E>> {
+        let file = if file.path() == name {
+            file
+        } else {
+            shared.env.rename(file.path(), &name)?;
+            shared.env.sync_dir(&shared.dir)?;
+            file.renamed(&shared.env, name)?
+        };
+        Ok(Current { meta, state_hash, file })
+    };
+    lane.run(section).await?
+}
+
+/// Steps 3 and 4: from here on the new database is the state.
+async fn switch<E: Env>(shared: &Arc<Shared<E>>, database: Database, generation: u64) -> io::Result<()> {
+    let lane = shared.lane.clone();
+    let shared = shared.clone();
+    let section = move || -> io::Result<()> {
+        let reader = connect_reader(&shared.env, &files::database_path(&shared.dir, generation))?;
+        files::write_pointer(&shared.env, &shared.dir, generation)?;
+        if shared.env.is_observed() {
+            let MetaRow { applied, state_hash, .. } = database.meta;
+            shared.env.observe(Observation::SnapshotInstalled { last: applied, state_hash });
+        }
+        // A snapshot being built of the old state finds that it was superseded.
+        drop(shared.pinned.lock().take());
+        drop(shared.reader.lock().replace(reader));
+        let old = shared.state.lock().replace(database);
+        assert_always!(
+            old.as_ref().is_none_or(|old| old.generation < generation),
+            "generations of the state only go up"
+        );
+        if let Some(old) = old {
+            old.close_for_removal();
+        }
+        Ok(())
+    };
+    lane.run(section).await?
+}
+
+async fn clean_up<E: Env>(shared: &Arc<Shared<E>>, generation: u64) -> io::Result<()> {
+    if buggify!(at "install leaves the old state for a while") {
+        TypeConfig::<E>::sleep(Duration::from_millis(200)).await;
+    }
+    let section = {
+        let shared = shared.clone();
+        move || -> io::Result<()> {
+            files::remove_database(&shared.env, &shared.dir, generation - 1)?;
+            directory::remove_incoming(&shared.env, &shared.dir)
+        }
+    };
+    shared.lane.run(section).await??;
+    shared.remove_retired().await
+}

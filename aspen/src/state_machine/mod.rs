@@ -1,0 +1,455 @@
+//! The state machine: key-value rows with revisions, and sessions, in SQLite.
+//!
+//! - [`apply`]: what an entry does; pure
+//! - [`sessions`]: exactly-once, in memory
+//! - [`rows`]: encodings, checksums, the state hash
+//! - [`database`]: connections, schema, pages of rows
+//! - [`files`]: which database is in force
+//! - [`reader`]: answers queries
+//!
+//! All sections on the database share one lane, so no two overlap. Data, sessions, membership and `last_applied` are one
+//! transaction; commits are not synced, because openraft replays the log up to the saved committed mark.
+
+pub(crate) mod apply;
+pub(crate) mod database;
+pub(crate) mod files;
+mod reader;
+pub(crate) mod rows;
+mod sessions;
+
+pub use reader::StateReader;
+
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use buggify::{assert_always, assert_sometimes, buggify};
+use futures_core::Stream;
+use futures_util::StreamExt;
+use openraft::alias::{MutexOf, SnapshotOf};
+use openraft::async_runtime::Mutex as _;
+use openraft::storage::{ApplyResponder, EntryResponder, RaftStateMachine};
+use openraft::type_config::TypeConfigExt;
+use rusqlite::Connection;
+
+use crate::command::Command;
+use crate::env::{Env, File as _, Lane};
+use crate::floor::DurableFloor;
+use crate::health::Health;
+use crate::observe::Observation;
+use crate::planted::planted;
+use crate::snapshot::build::Pinned;
+use crate::snapshot::directory::{self, Current};
+use crate::snapshot::{SnapshotBuilder, SnapshotFile, install};
+use crate::types::{Entry, LogId, Payload, SnapshotMeta, StoredMembership, TypeConfig};
+use database::{CheckpointMode, Database, connect_reader};
+use rows::MetaRow;
+
+/// Knobs of the state machine.
+#[derive(Clone, Debug)]
+pub struct StateConfig {
+    /// Entries applied in one transaction, and the bytes of their keys and values at which it is cut.
+    pub apply_batch_entries_max: usize,
+    pub apply_batch_bytes_max: usize,
+    /// Pages of 4 KiB in the write-ahead log at which it is checkpointed.
+    pub checkpoint_pages: u32,
+    /// Rows, and bytes of them, that one step of a snapshot reads.
+    pub snapshot_step_rows: usize,
+    pub snapshot_step_bytes: usize,
+    /// A state that makes a longer snapshot is an error.
+    pub snapshot_bytes_max: u64,
+    /// Bytes of keys and values at which the answer to a scan is cut.
+    pub scan_bytes_max: usize,
+}
+
+/// What was found when the state was opened.
+#[derive(Clone, Debug, Default)]
+pub struct StateRecovery {
+    /// There was no state: an empty one was made.
+    pub created: bool,
+    /// The durable applied state.
+    pub applied: Option<LogId>,
+    pub state_hash: u64,
+    pub log_time_ms: u64,
+    /// The newest snapshot whose checksum matches.
+    pub snapshot: Option<LogId>,
+    /// Commits were found in the write-ahead log.
+    pub replayed_wal: bool,
+    /// A crash had interrupted the install of a snapshot.
+    pub interrupted_install: bool,
+    /// Snapshots that did not match their checksum, and why. They were set aside.
+    pub damaged_snapshots: Vec<String>,
+}
+
+/// openraft's handle to the state.
+pub struct StateMachine<E: Env> {
+    shared: Arc<Shared<E>>,
+}
+
+/// What the state machine, its readers and its snapshot builders share.
+pub(crate) struct Shared<E: Env> {
+    pub env: E,
+    pub dir: PathBuf,
+    /// Every section on the database runs here.
+    pub lane: E::Lane,
+    /// Snapshot files.
+    pub file_lane: E::Lane,
+    pub config: StateConfig,
+    pub health: Health<E>,
+    pub floor: DurableFloor,
+    pub state: Slot<Database>,
+    pub reader: Slot<Connection>,
+    pub pinned: Slot<Pinned>,
+    view: Mutex<View<E>>,
+    pub builds: MutexOf<TypeConfig<E>, ()>,
+}
+
+/// What is known without asking the database.
+pub(crate) struct View<E: Env> {
+    pub applied: Option<LogId>,
+    pub membership: StoredMembership,
+    pub log_time_ms: u64,
+    pub generation: u64,
+    pub snapshot: Option<Current<E>>,
+    /// Superseded snapshots that somebody may still read.
+    pub retired: Vec<SnapshotFile<E>>,
+}
+
+/// Something open that is closed, or replaced, within the lane.
+pub(crate) struct Slot<T>(Mutex<Option<T>>);
+
+impl<T> Slot<T> {
+    pub fn new(open: Option<T>) -> Self {
+        Slot(Mutex::new(open))
+    }
+
+    pub fn lock(&self) -> MutexGuard<'_, Option<T>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<E: Env> StateMachine<E> {
+    /// Opens the state of `dir`, or makes an empty one. Every row and the newest snapshot are verified: damage is
+    /// [`io::ErrorKind::InvalidData`]. What is reported as applied is durable.
+    pub async fn open(
+        env: &E,
+        dir: &Path,
+        config: StateConfig,
+        health: Health<E>,
+        floor: DurableFloor,
+    ) -> io::Result<(Self, StateReader<E>, StateRecovery)> {
+        let (lane, file_lane) = (env.lane("state"), env.lane("snapshot"));
+        let opened = {
+            let (env, dir, file_lane) = (env.clone(), dir.to_owned(), file_lane.clone());
+            lane.run(move || Opened::open(&env, &dir, &file_lane)).await?
+        };
+        let Opened { mut database, reader, snapshot, recovery } = opened?;
+        if planted!("sessions-evicted-by-local-clock") {
+            let (opened_at, log_time_ms) = (TypeConfig::<E>::now(), database.meta.log_time_ms);
+            let elapsed = move || (TypeConfig::<E>::now() - opened_at).as_millis().try_into().unwrap_or(u64::MAX);
+            database.local_clock_ms = Some(Box::new(move || log_time_ms.saturating_add(elapsed())));
+        }
+        floor.raise(recovery.applied);
+        floor.raise(recovery.snapshot);
+        floor.set_applied(recovery.applied);
+        let view = View {
+            applied: recovery.applied,
+            membership: database.meta.membership.clone(),
+            log_time_ms: recovery.log_time_ms,
+            generation: database.generation,
+            snapshot,
+            retired: Vec::new(),
+        };
+        let shared = Arc::new(Shared {
+            env: env.clone(),
+            dir: dir.to_owned(),
+            lane,
+            file_lane,
+            config,
+            health,
+            floor,
+            state: Slot::new(Some(database)),
+            reader: Slot::new(Some(reader)),
+            pinned: Slot::new(None),
+            view: Mutex::new(view),
+            builds: MutexOf::<TypeConfig<E>, ()>::new(()),
+        });
+        Ok((StateMachine { shared: shared.clone() }, StateReader::new(shared), recovery))
+    }
+
+    /// Applies a batch and answers those who wait for it.
+    async fn apply_batch(&self, batch: &mut Batch<E>) -> io::Result<()> {
+        let Batch { entries, responders, .. } = std::mem::take(batch);
+        if entries.is_empty() {
+            return Ok(());
+        }
+        let shared = &self.shared;
+        shared.health.check()?;
+        assert_sometimes!(entries.len() > 1, "several entries were applied in one transaction");
+        let section = {
+            let shared = shared.clone();
+            move || -> io::Result<(apply::Applied, MetaRow, u32)> {
+                let mut state = shared.state.lock();
+                let database = state.as_mut().ok_or_else(closed)?;
+                let applied = database.apply(&entries)?;
+                if shared.env.is_observed() {
+                    for (log_id, state_hash) in &applied.hashes {
+                        shared.env.observe(Observation::Applied { log_id: *log_id, state_hash: *state_hash });
+                    }
+                }
+                Ok((applied, database.meta.clone(), database.wal_pages()))
+            }
+        };
+        let result = match shared.lane.run(section).await {
+            Ok(result) => result,
+            Err(stopped) => Err(stopped.into()),
+        };
+        let (applied, meta, wal_pages) = shared.health.watch("entries cannot be applied", result)?;
+        shared.publish_applied(meta);
+        if buggify!(at "replies to writers are late") {
+            TypeConfig::<E>::sleep(Duration::from_millis(30)).await;
+        }
+        for (responder, reply) in responders.into_iter().zip(applied.replies) {
+            if let Some(responder) = responder {
+                responder.send(reply);
+            }
+        }
+        if wal_pages >= shared.config.checkpoint_pages || buggify!(at "state is checkpointed early") {
+            self.checkpoint().await?;
+        }
+        Ok(())
+    }
+
+    /// Moves what it can of the write-ahead log into the database. A reader in the way is no error: the next one does it.
+    async fn checkpoint(&self) -> io::Result<()> {
+        if buggify!(at "checkpoint is put off") {
+            return Ok(());
+        }
+        let shared = self.shared.clone();
+        let section = move || -> io::Result<()> {
+            let state = shared.state.lock();
+            let checkpoint = state.as_ref().ok_or_else(closed)?.checkpoint(CheckpointMode::Passive)?;
+            assert_sometimes!(checkpoint.is_complete(), "a checkpoint moved the whole write-ahead log");
+            assert_sometimes!(!checkpoint.is_complete(), "a pinned snapshot kept a checkpoint from completing");
+            Ok(())
+        };
+        let result = self.shared.lane.run(section).await?;
+        self.shared.health.watch("the state cannot be checkpointed", result)
+    }
+}
+
+impl<E: Env> RaftStateMachine<TypeConfig<E>> for StateMachine<E> {
+    type SnapshotData = SnapshotFile<E>;
+    type SnapshotBuilder = SnapshotBuilder<E>;
+
+    async fn applied_state(&mut self) -> io::Result<(Option<LogId>, StoredMembership)> {
+        self.shared.health.check()?;
+        let view = self.shared.view();
+        Ok((view.applied, view.membership.clone()))
+    }
+
+    async fn apply<Strm>(&mut self, mut entries: Strm) -> io::Result<()>
+    where
+        Strm: Stream<Item = io::Result<EntryResponder<TypeConfig<E>>>> + Unpin + Send,
+    {
+        let mut batch = Batch::default();
+        while let Some(item) = entries.next().await {
+            let (entry, responder) = item?;
+            batch.push(entry, responder);
+            let one = buggify!(at "state applies one entry at a time");
+            let config = &self.shared.config;
+            let full =
+                batch.entries.len() >= config.apply_batch_entries_max || batch.bytes >= config.apply_batch_bytes_max;
+            if one || full {
+                self.apply_batch(&mut batch).await?;
+                if buggify!(at "apply pauses between two batches", 0.05) {
+                    TypeConfig::<E>::sleep(Duration::from_millis(20)).await;
+                }
+            }
+        }
+        self.apply_batch(&mut batch).await
+    }
+
+    async fn try_create_snapshot_builder(&mut self, force: bool) -> Option<SnapshotBuilder<E>> {
+        if !force && buggify!(at "snapshot by policy is refused once") {
+            return None;
+        }
+        Some(SnapshotBuilder::new(self.shared.clone()))
+    }
+
+    async fn get_snapshot_builder(&mut self) -> SnapshotBuilder<E> {
+        SnapshotBuilder::new(self.shared.clone())
+    }
+
+    async fn install_snapshot(&mut self, meta: &SnapshotMeta, snapshot: SnapshotFile<E>) -> io::Result<()> {
+        self.shared.health.check()?;
+        let installed = install::install(&self.shared, meta, snapshot).await;
+        self.shared.health.watch("a snapshot cannot be installed", installed)
+    }
+
+    async fn get_current_snapshot(&mut self) -> io::Result<Option<SnapshotOf<TypeConfig<E>, SnapshotFile<E>>>> {
+        self.shared.health.check()?;
+        let current = self.shared.view().snapshot.clone();
+        Ok(current.map(|current| openraft::storage::Snapshot { meta: current.meta, snapshot: current.file }))
+    }
+}
+
+impl<E: Env> Shared<E> {
+    pub fn view(&self) -> MutexGuard<'_, View<E>> {
+        self.view.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn publish_applied(&self, meta: MetaRow) {
+        let mut view = self.view();
+        assert_always!(view.applied <= meta.applied, "applied never goes back while the node runs");
+        assert_always!(view.log_time_ms <= meta.log_time_ms, "log time never goes back");
+        view.applied = meta.applied;
+        view.log_time_ms = meta.log_time_ms;
+        if view.membership.log_id() != meta.membership.log_id() {
+            view.membership = meta.membership;
+        }
+        self.floor.set_applied(meta.applied);
+    }
+
+    /// An installed snapshot is the state now.
+    pub fn publish_install(&self, meta: &MetaRow, generation: u64) {
+        let mut view = self.view();
+        view.applied = meta.applied;
+        view.membership = meta.membership.clone();
+        view.log_time_ms = meta.log_time_ms;
+        view.generation = generation;
+        self.floor.set_applied(meta.applied);
+        self.floor.raise(meta.applied);
+    }
+
+    /// A durable snapshot may be the current one now.
+    pub fn publish_snapshot(&self, new: Current<E>) {
+        self.floor.raise(new.meta.last_log_id);
+        let mut view = self.view();
+        let older = match view.snapshot.take() {
+            Some(current) if current.meta.last_log_id > new.meta.last_log_id => {
+                view.snapshot = Some(current);
+                Some(new)
+            }
+            current => {
+                view.snapshot = Some(new);
+                current
+            }
+        };
+        let current = view.snapshot.as_ref().map(|current| current.file.path().to_owned());
+        // A restart installs the current snapshot once more: it is not superseded by itself.
+        view.retired.extend(older.map(|older| older.file).filter(|older| Some(older.path()) != current.as_deref()));
+    }
+
+    /// Removes superseded snapshots that nobody reads any more.
+    pub async fn remove_retired(self: &Arc<Self>) -> io::Result<()> {
+        let retired = std::mem::take(&mut self.view().retired);
+        if retired.is_empty() {
+            return Ok(());
+        }
+        let env = self.env.clone();
+        let kept = self.file_lane.run(move || directory::remove_unused(&env, retired)).await??;
+        self.view().retired.extend(kept);
+        Ok(())
+    }
+}
+
+/// What opening found; built within the lane.
+struct Opened<E: Env> {
+    database: Database,
+    reader: Connection,
+    snapshot: Option<Current<E>>,
+    recovery: StateRecovery,
+}
+
+impl<E: Env> Opened<E> {
+    fn open(env: &E, dir: &Path, file_lane: &E::Lane) -> io::Result<Self> {
+        let mut recovery = StateRecovery::default();
+        let pointer = files::read_pointer(env, dir)?;
+        let generation = pointer.unwrap_or(FIRST_GENERATION);
+        // Without a pointer the first generation was never completed.
+        let later = files::remove_strays(env, dir, pointer.unwrap_or(0))?;
+        let path = files::database_path(dir, generation);
+        let database = match pointer {
+            Some(_) => {
+                let mut wal = path.clone().into_os_string();
+                wal.push("-wal");
+                let wal = PathBuf::from(wal);
+                recovery.replayed_wal = env.exists(&wal)? && env.open(&wal)?.len()? > 0;
+                Database::open(env, &path, generation)?
+            }
+            None => {
+                recovery.created = true;
+                let database = Database::create(env, &path, generation)?;
+                database.checkpoint(CheckpointMode::Truncate)?;
+                env.sync_dir(dir)?;
+                files::write_pointer(env, dir, generation)?;
+                database
+            }
+        };
+        let reader = connect_reader(env, &path)?;
+        let snapshots = directory::open(env, dir, file_lane)?;
+        recovery.applied = database.meta.applied;
+        recovery.state_hash = database.meta.state_hash;
+        recovery.log_time_ms = database.meta.log_time_ms;
+        recovery.snapshot = snapshots.current.as_ref().and_then(|current| current.meta.last_log_id);
+        recovery.interrupted_install = pointer.is_some() && later > 0;
+        recovery.damaged_snapshots = snapshots.damaged;
+        assert_sometimes!(recovery.replayed_wal, "recovery replayed the write-ahead log of the state");
+        assert_sometimes!(recovery.interrupted_install, "the state was opened after an interrupted install");
+        assert_sometimes!(recovery.snapshot > recovery.applied, "a durable snapshot was ahead of the durable state");
+        if env.is_observed() {
+            let (applied, state_hash) = (recovery.applied, recovery.state_hash);
+            env.observe(Observation::StateOpened { applied, state_hash });
+        }
+        Ok(Opened { database, reader, snapshot: snapshots.current, recovery })
+    }
+}
+
+/// Entries to apply in one transaction.
+struct Batch<E: Env> {
+    entries: Vec<Entry>,
+    responders: Vec<Option<ApplyResponder<TypeConfig<E>>>>,
+    bytes: usize,
+}
+
+impl<E: Env> Default for Batch<E> {
+    fn default() -> Self {
+        Batch { entries: Vec::new(), responders: Vec::new(), bytes: 0 }
+    }
+}
+
+impl<E: Env> Batch<E> {
+    fn push(&mut self, entry: Entry, responder: Option<ApplyResponder<TypeConfig<E>>>) {
+        self.bytes += weight(&entry);
+        self.entries.push(entry);
+        self.responders.push(responder);
+    }
+}
+
+/// Bytes of the keys and values of an entry.
+fn weight(entry: &Entry) -> usize {
+    match &entry.payload {
+        Payload::Blank | Payload::Membership(_) => 0,
+        Payload::Normal(proposal) => match &proposal.command {
+            Command::Set { key, value } | Command::CompareAndSwap { key, value, .. } => key.len() + value.len(),
+            Command::SetMulti { pairs } => pairs.iter().map(|pair| pair.key.len() + pair.value.len()).sum(),
+            Command::Delete { key } => key.len(),
+            Command::OpenSession { .. } | Command::RefreshSession { .. } | Command::CloseSession { .. } => 0,
+        },
+    }
+}
+
+pub(crate) fn closed() -> io::Error {
+    io::Error::other("the state is closed")
+}
+
+const FIRST_GENERATION: u64 = 1;
+
+impl<E: Env> fmt::Debug for StateMachine<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StateMachine").field("applied", &self.shared.view().applied).finish_non_exhaustive()
+    }
+}

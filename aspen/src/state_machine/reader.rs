@@ -1,0 +1,133 @@
+//! Reads the state beside the applier: each query is one read transaction on a connection of its own.
+
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+
+use buggify::{assert_always, assert_sometimes, buggify};
+use rusqlite::Connection;
+
+use super::Shared;
+use super::database::{From, find_kv, read_kv_page, read_meta, sqlite};
+use crate::command::{Answer, KeyValue, Query};
+use crate::env::{Env, Lane};
+use crate::store::StoreError;
+use crate::types::LogId;
+
+/// Answers queries from the applied state. What makes an answer linearizable is the caller's business. Cheap to clone.
+pub struct StateReader<E: Env> {
+    shared: Arc<Shared<E>>,
+}
+
+impl<E: Env> Clone for StateReader<E> {
+    fn clone(&self) -> Self {
+        StateReader { shared: self.shared.clone() }
+    }
+}
+
+impl<E: Env> StateReader<E> {
+    pub(super) fn new(shared: Arc<Shared<E>>) -> Self {
+        StateReader { shared }
+    }
+
+    /// Answers from one state, whose last applied index is the answer's revision. A scan may stop before its limit,
+    /// with [`Answer::more`], when the rows grow too large for one answer.
+    pub async fn query(&self, query: Query) -> Result<Answer, StoreError> {
+        let shared = &self.shared;
+        shared.health.check().map_err(StoreError::Stopped)?;
+        let bytes_max = shared.config.scan_bytes_max;
+        let bytes_max = if buggify!(at "scan stops after one row") { 0 } else { bytes_max };
+        let section = {
+            let shared = shared.clone();
+            move || -> io::Result<Answer> {
+                let reader = shared.reader.lock();
+                answer(reader.as_ref().ok_or_else(super::closed)?, &query, bytes_max)
+            }
+        };
+        let result = match shared.lane.run(section).await {
+            Ok(result) => result,
+            Err(stopped) => Err(stopped.into()),
+        };
+        shared.health.watch("the state cannot be read", result).map_err(|error| StoreError::from_io("read", error))
+    }
+
+    /// Log time of the last applied command, ms.
+    pub fn log_time_ms(&self) -> u64 {
+        self.shared.view().log_time_ms
+    }
+
+    /// The last applied entry.
+    pub fn applied(&self) -> Option<LogId> {
+        self.shared.view().applied
+    }
+
+    /// The last entry of the newest durable snapshot.
+    pub fn snapshot(&self) -> Option<LogId> {
+        self.shared.view().snapshot.as_ref().and_then(|current| current.meta.last_log_id)
+    }
+
+    /// Recomputes the state hash from every row and compares it with the one kept. Returns the last applied entry and
+    /// the hash.
+    pub async fn verify(&self) -> Result<(Option<LogId>, u64), StoreError> {
+        let shared = self.shared.clone();
+        let section = move || -> io::Result<(Option<LogId>, u64)> {
+            let state = shared.state.lock();
+            let database = state.as_ref().ok_or_else(super::closed)?;
+            Ok((database.meta.applied, database.verify()?))
+        };
+        let result = self.shared.lane.run(section).await.unwrap_or_else(|stopped| Err(stopped.into()));
+        self.shared
+            .health
+            .watch("the state does not verify", result)
+            .map_err(|error| StoreError::from_io("verify", error))
+    }
+
+    /// Checkpoints and closes the database. Later calls fail.
+    pub async fn close(&self) -> Result<(), StoreError> {
+        let shared = self.shared.clone();
+        let section = move || {
+            drop(shared.pinned.lock().take());
+            drop(shared.reader.lock().take());
+            // The last connection checkpoints, syncs and removes the write-ahead log.
+            drop(shared.state.lock().take());
+        };
+        self.shared.lane.run(section).await.map_err(|stopped| StoreError::from_io("close", stopped.into()))
+    }
+}
+
+fn answer(connection: &Connection, query: &Query, bytes_max: usize) -> io::Result<Answer> {
+    connection.prepare_cached("BEGIN").and_then(|mut begin| begin.execute([])).map_err(sqlite)?;
+    let answer = answer_in_transaction(connection, query, bytes_max);
+    connection.prepare_cached("COMMIT").and_then(|mut commit| commit.execute([])).map_err(sqlite)?;
+    answer
+}
+
+fn answer_in_transaction(connection: &Connection, query: &Query, bytes_max: usize) -> io::Result<Answer> {
+    let revision = read_meta(connection)?.applied.map_or(0, |applied| applied.index);
+    let answer = match query {
+        Query::Get { key } => {
+            let found = find_kv(connection, key, &mut Vec::new())?;
+            assert_sometimes!(found.is_none(), "a get found nothing");
+            let row = found.map(|found| KeyValue { key: key.clone(), value: found.value, meta: found.meta });
+            Answer { revision, rows: row.into_iter().collect(), more: false }
+        }
+        Query::Scan { start, end, limit } => {
+            let rows_max = usize::try_from(*limit).unwrap_or(usize::MAX);
+            let end = end.as_ref().map(|end| end.as_slice());
+            let page = read_kv_page(connection, &From::Key(start.clone()), end, rows_max, bytes_max)?;
+            assert_sometimes!(page.more, "a scan stopped before the last row");
+            Answer { revision, rows: page.rows, more: page.more }
+        }
+    };
+    assert_always!(
+        answer.rows.iter().all(|row| row.meta.mod_revision <= revision),
+        "no row is newer than the state it was read from"
+    );
+    Ok(answer)
+}
+
+impl<E: Env> fmt::Debug for StateReader<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StateReader").field("applied", &self.applied()).finish_non_exhaustive()
+    }
+}

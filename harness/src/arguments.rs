@@ -1,0 +1,252 @@
+//! What can be asked on the command line.
+
+use std::ffi::OsString;
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::error::ErrorKind;
+use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
+
+use crate::UsageError;
+
+/// Simulate a cluster from a seed, and judge it.
+///
+/// Flags without a command are those of `run`: `harness --seed 42`.
+#[derive(Debug, Parser)]
+#[command(name = "harness", version, after_help = EXIT_CODES)]
+pub struct Arguments {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+const EXIT_CODES: &str = "Exit codes: 0 pass, 1 property violated, 2 usage, 3 not deterministic, \
+                          4 coverage or a planted bug not reached, 5 inconclusive.";
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run one seed
+    Run(RunArguments),
+    /// Run many seeds; never stops at a failure
+    Sweep(SweepArguments),
+    /// Run one seed in two fresh processes and find the first event in which they differ
+    Verify(VerifyArguments),
+    /// Run what an artifact recorded
+    Replay(ReplayArguments),
+    /// Print what there is, one item a line
+    List(ListArguments),
+    /// Look for every planted bug
+    Mutants(MutantsArguments),
+}
+
+/// What to simulate and where to leave what failed.
+#[derive(Debug, Args)]
+pub struct What {
+    /// Spec to generate runs from; `list specs` names them
+    #[arg(long, value_name = "S", default_value = "default")]
+    pub spec: String,
+    /// Planted bug to switch on; `list bugs` names them
+    #[arg(long, value_name = "B")]
+    pub bug: Option<String>,
+    /// Print one JSON object to stdout and everything else to stderr
+    #[arg(long)]
+    pub json: bool,
+    /// Where failing runs leave their artifacts
+    #[arg(long, value_name = "DIR", default_value = "target/harness/")]
+    pub artifacts: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub struct RunArguments {
+    /// Seed to run, any u64
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    pub seed: u64,
+    #[command(flatten)]
+    pub what: What,
+    /// Write the artifact here, also when the run passes
+    #[arg(long, value_name = "FILE")]
+    pub save: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+#[command(group = ArgGroup::new("extent").required(true).args(["seeds", "until_covered", "time"]))]
+pub struct SweepArguments {
+    /// First seed
+    #[arg(long, value_name = "A", default_value_t = 0, allow_negative_numbers = true)]
+    pub start: u64,
+    /// Run so many seeds
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    pub seeds: Option<u64>,
+    /// Run until every sometimes and reachable site that the spec owes was reached
+    #[arg(long)]
+    pub until_covered: bool,
+    /// Give up on coverage after so many seeds
+    #[arg(long, value_name = "N", default_value_t = 1000, conflicts_with_all = ["seeds", "time"])]
+    pub max_seeds: u64,
+    /// Start no new seed after this long, for instance 90s or 10m
+    #[arg(long, value_name = "T", value_parser = humantime::parse_duration)]
+    pub time: Option<Duration>,
+    /// Runs at a time [default: one per core]
+    #[arg(long, value_name = "J")]
+    pub jobs: Option<NonZeroUsize>,
+    /// Share of the seeds to run again in a fresh process, from 0 to 1
+    #[arg(long, value_name = "FRACTION", default_value_t = 0.0, value_parser = fraction)]
+    pub verify: f64,
+    #[command(flatten)]
+    pub what: What,
+}
+
+#[derive(Debug, Args)]
+pub struct VerifyArguments {
+    /// Seed to run, any u64
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    pub seed: u64,
+    #[command(flatten)]
+    pub what: What,
+}
+
+#[derive(Debug, Args)]
+pub struct ReplayArguments {
+    /// An artifact that a failing run or `run --save` wrote
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// Print one JSON object to stdout and everything else to stderr
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct ListArguments {
+    #[arg(value_name = "WHAT")]
+    pub what: Listing,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Listing {
+    Specs,
+    Assertions,
+    Buggify,
+    Bugs,
+}
+
+#[derive(Debug, Args)]
+pub struct MutantsArguments {
+    /// Look for this bug only
+    #[arg(long, value_name = "B")]
+    pub bug: Option<String>,
+    /// Seeds to try per bug, from seed 0
+    #[arg(long, value_name = "N", default_value_t = 200)]
+    pub max_seeds: u64,
+    /// Runs at a time [default: one per core]
+    #[arg(long, value_name = "J")]
+    pub jobs: Option<NonZeroUsize>,
+    /// Print one JSON object to stdout and everything else to stderr
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Why there is nothing to execute.
+#[derive(Debug)]
+pub enum Stop {
+    /// Help or version was asked for.
+    Print(String),
+    Usage(UsageError),
+}
+
+/// # Errors
+/// See [`Stop`].
+pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, Stop> {
+    match Arguments::try_parse_from(with_command(arguments.into_iter().collect())) {
+        Ok(arguments) => Ok(arguments.command),
+        Err(error) if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {
+            Err(Stop::Print(error.to_string()))
+        }
+        Err(error) => Err(Stop::Usage(one_line(&error))),
+    }
+}
+
+/// Flags alone mean `run`.
+fn with_command(mut arguments: Vec<OsString>) -> Vec<OsString> {
+    let is_general = |flag: &str| ["-h", "--help", "-V", "--version"].contains(&flag);
+    let first = arguments.get(1).and_then(|argument| argument.to_str());
+    if first.is_some_and(|first| first.starts_with('-') && !is_general(first)) {
+        arguments.insert(1, "run".into());
+    }
+    arguments
+}
+
+/// clap explains itself over several lines and ends with the usage; the explanation and where to find more suffice.
+fn one_line(error: &clap::Error) -> UsageError {
+    if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        return UsageError::new("no command given; try `harness --seed 42` or `harness --help`");
+    }
+    let text = error.to_string();
+    let explanation: Vec<&str> = text
+        .lines()
+        .map(|line| line.trim().trim_start_matches("error: "))
+        .take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more information"))
+        .collect();
+    UsageError::new(format!("{} (see --help)", explanation.join(" ").trim()))
+}
+
+fn fraction(text: &str) -> Result<f64, String> {
+    let value: f64 = text.parse().map_err(|_| "not a number".to_owned())?;
+    if (0.0..=1.0).contains(&value) { Ok(value) } else { Err("must be from 0 to 1".to_owned()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn asked(line: &str) -> Result<Command, Stop> {
+        parse(line.split(' ').map(OsString::from))
+    }
+
+    fn error(line: &str) -> String {
+        match asked(line) {
+            Err(Stop::Usage(error)) => error.to_string(),
+            other => panic!("{line}: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn flags_alone_mean_run() {
+        let Ok(Command::Run(run)) = asked("harness --seed 18446744073709551615 --json") else { panic!() };
+        assert_eq!((run.seed, run.what.spec.as_str(), run.what.json), (u64::MAX, "default", true));
+        assert!(matches!(asked("harness --help"), Err(Stop::Print(_))));
+        assert!(matches!(asked("harness run --seed 1"), Ok(Command::Run(_))));
+    }
+
+    #[test]
+    fn a_sweep_has_exactly_one_extent() {
+        let Ok(Command::Sweep(sweep)) = asked("harness sweep --time 90s") else { panic!() };
+        assert_eq!(sweep.time, Some(Duration::from_secs(90)));
+        let Ok(Command::Sweep(sweep)) = asked("harness sweep --until-covered --max-seeds 300") else { panic!() };
+        assert_eq!((sweep.until_covered, sweep.max_seeds, sweep.seeds), (true, 300, None));
+        for wrong in ["harness sweep", "harness sweep --seeds 1 --time 1s", "harness sweep --seeds 1 --max-seeds 5"] {
+            error(wrong);
+        }
+    }
+
+    #[test]
+    fn every_mistake_is_one_line_that_says_what_is_wrong() {
+        for (line, part) in [
+            ("harness", "no command given"),
+            ("harness run", "--seed <N>"),
+            ("harness --seed -1", "--seed"),
+            ("harness --seed 1x", "invalid value '1x' for '--seed <N>'"),
+            ("harness sweep --seeds 5 --verify 1.5", "must be from 0 to 1"),
+            ("harness sweep --seeds 5 --jobs 0", "--jobs"),
+            ("harness sweep --time 90", "--time"),
+            ("harness fly", "fly"),
+            ("harness list stars", "possible values: specs, assertions, buggify, bugs"),
+        ] {
+            let message = error(line);
+            assert!(message.contains(part) && !message.contains('\n'), "{line}: {message}");
+            assert!(!message.contains("Usage"), "{line}: {message}");
+        }
+    }
+}

@@ -1,0 +1,54 @@
+//! One file per command.
+
+mod attempt;
+pub mod list;
+pub mod mutants;
+pub mod replay;
+pub mod run;
+pub mod sweep;
+pub mod verify;
+
+use std::num::NonZeroUsize;
+use std::thread;
+
+use serde::Serialize;
+use sim_runtime::engine::listing::SpecInfo;
+use sim_runtime::engine::record::RunRequest;
+
+use crate::arguments::{Command, What};
+use crate::{Exit, Subject, UsageError, summary};
+
+/// # Errors
+/// When the command was called wrongly; nothing was run then, or its results could not be written.
+pub fn execute(subject: &Subject, command: Command) -> Result<Exit, UsageError> {
+    match command {
+        Command::Run(arguments) => run::execute(subject, &arguments),
+        Command::Sweep(arguments) => sweep::execute(subject, &arguments),
+        Command::Verify(arguments) => verify::execute(subject, &arguments),
+        Command::Replay(arguments) => replay::execute(subject, &arguments),
+        Command::List(arguments) => list::execute(subject, &arguments),
+        Command::Mutants(arguments) => mutants::execute(subject, &arguments),
+    }
+}
+
+/// Checks the names on the command line: the spec, and the request for `seed`.
+fn resolve(subject: &Subject, what: &What, seed: u64) -> Result<(SpecInfo, RunRequest), UsageError> {
+    let spec = subject.spec(&what.spec)?;
+    if let Some(bug) = &what.bug {
+        subject.bug(bug)?;
+    }
+    let request = RunRequest { seed, spec: what.spec.clone(), bug: what.bug.clone(), plan: None, window: None };
+    Ok((spec, request))
+}
+
+/// As many as asked for, or one per core.
+fn jobs(asked: Option<NonZeroUsize>) -> NonZeroUsize {
+    asked.or_else(|| thread::available_parallelism().ok()).unwrap_or(NonZeroUsize::MIN)
+}
+
+fn print_json(value: &impl Serialize) -> Result<(), UsageError> {
+    let text = serde_json::to_string(value)
+        .map_err(|error| UsageError::new(format!("the result cannot be rendered: {error}")))?;
+    summary::print(&(text + "\n"));
+    Ok(())
+}

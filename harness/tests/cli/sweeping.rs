@@ -1,0 +1,159 @@
+//! `sweep` and `mutants`: totals, coverage, thresholds, calibration, samples.
+
+use serde_json::{Value, json};
+
+use crate::program::Desk;
+
+pub const TESTS: &[super::Test] = &[
+    ("a_sweep_adds_up_and_never_stops_at_a_failure", a_sweep_adds_up_and_never_stops_at_a_failure),
+    ("a_sweep_is_the_same_with_any_number_of_jobs", a_sweep_is_the_same_with_any_number_of_jobs),
+    ("coverage_is_by_site", coverage_is_by_site),
+    ("two_percent_may_be_inconclusive", two_percent_may_be_inconclusive),
+    ("calibration_specs_must_fire", calibration_specs_must_fire),
+    ("a_sample_is_verified", a_sample_is_verified),
+    ("time_ends_a_sweep", time_ends_a_sweep),
+    ("mutants_are_hunted", mutants_are_hunted),
+];
+
+fn a_sweep_adds_up_and_never_stops_at_a_failure() {
+    let desk = Desk::new();
+    let value = desk.json("sweep --seeds 30 --spec mixed --jobs 2", 1);
+    let numbers = ["start", "seeds_run", "passed", "failed", "inconclusive"].map(|name| value[name].as_u64().unwrap());
+    assert_eq!(numbers, [0, 30, 21, 6, 3]);
+    let failures = value["failures"].as_array().unwrap();
+    let seeds: Vec<_> = failures.iter().map(|failure| failure["seed"].as_u64().unwrap()).collect();
+    assert_eq!(seeds, [3, 7, 13, 17, 23, 27], "in the order of the seeds");
+    assert_eq!(failures[0]["property"], json!("durability"));
+    assert_eq!((&failures[1]["property"], &failures[1]["message"]), (&json!("process"), &json!("abort")));
+    for failure in failures {
+        assert!(desk.path(failure["artifact"].as_str().unwrap()).is_file());
+    }
+    // Three runs died, so 27 reported.
+    assert_eq!(value["ops"], json!({ "attempted": 2700, "ok": 2565, "failed": 54, "unknown": 81 }));
+    assert_eq!(value["faults"], json!({ "power-loss": { "injected": 54, "noticed": 27 } }));
+    assert_eq!(value["power_loss"]["shapes"]["holes"], json!(54));
+    assert_eq!(value["power_loss"]["runs_lost_then_served"], json!(12));
+    assert_eq!(value["verified"], json!(0));
+    for rate in ["seeds_per_minute", "sim_s_per_cpu_s", "acked_ops_per_cpu_s"] {
+        assert!(value[rate].as_f64().unwrap() > 0.0, "{rate}");
+    }
+    let called = desk.call("sweep --seeds 30 --spec mixed");
+    for part in [
+        "FAIL  30 seeds from 0, spec mixed",
+        "Violated durability: 3 seeds",
+        "Violated process: 3 seeds",
+        "replay target/harness/mixed-13.json",
+    ] {
+        assert!(called.stdout.contains(part), "{part:?} is missing in\n{}", called.stdout);
+    }
+    assert!(called.stderr.contains("seed 3 violates durability"), "failures are told while it runs");
+    let last = desk.json(&format!("sweep --start {} --seeds 2", u64::MAX - 1), 0);
+    assert_eq!(last["seeds_run"], json!(2));
+    assert_eq!(desk.json("sweep --seeds 0", 0)["seeds_per_minute"], json!(0.0));
+}
+
+fn a_sweep_is_the_same_with_any_number_of_jobs() {
+    let desk = Desk::new();
+    let sweep = |jobs: u32, extent: &str, code| {
+        let mut value = desk.json(&format!("sweep --spec mixed {extent} --jobs {jobs} --artifacts a"), code);
+        let fields = value.as_object_mut().unwrap();
+        for rate in ["seeds_per_minute", "sim_s_per_cpu_s", "acked_ops_per_cpu_s"] {
+            fields.remove(rate).unwrap();
+        }
+        value
+    };
+    assert_eq!(sweep(1, "--seeds 40", 1), sweep(5, "--seeds 40", 1));
+    let covered = "--start 90 --until-covered";
+    assert_eq!(sweep(1, covered, 0), sweep(4, covered, 0));
+}
+
+fn coverage_is_by_site() {
+    let desk = Desk::new();
+    // Seed 3 is the first that leaves a remainder of three.
+    let value = desk.json("sweep --until-covered", 0);
+    assert_eq!((value["seeds_run"].as_u64(), value["passed"].as_u64()), (Some(4), Some(4)));
+    assert_eq!(value["coverage"], json!({ "reached": 2, "total": 2, "unreached": [] }));
+    let value = desk.json("sweep --seeds 2", 0);
+    let site = "cli::subject: a seed leaves a remainder of three";
+    assert_eq!(value["coverage"], json!({ "reached": 1, "total": 2, "unreached": [site] }));
+    let value = desk.json("sweep --until-covered --max-seeds 6 --spec uncovered", 4);
+    assert_eq!((value["seeds_run"].as_u64(), value["coverage"]["reached"].as_u64()), (Some(6), Some(0)));
+    // Without being asked for, missing coverage is no error, but it is told by file and line.
+    let called = desk.call("sweep --seeds 2 --spec uncovered");
+    assert_eq!(called.code, 0);
+    assert!(called.stdout.contains("Never reached"), "{}", called.stdout);
+    assert!(called.stdout.contains("cli::subject: no sweep comes here  (sometimes, "), "{}", called.stdout);
+    assert!(called.stdout.contains("tests/cli/subject.rs:"), "{}", called.stdout);
+}
+
+fn two_percent_may_be_inconclusive() {
+    let desk = Desk::new();
+    assert_eq!(desk.json("sweep --seeds 50 --spec mostly", 0)["inconclusive"], json!(1));
+    assert_eq!(desk.json("sweep --seeds 49 --spec mostly", 5)["inconclusive"], json!(1));
+    desk.json("sweep --seeds 2 --spec doubtful", 5);
+    // A violation tells more than a doubt, and a doubt more than missing coverage.
+    desk.json("sweep --seeds 6 --spec mixed", 1);
+    desk.json("sweep --until-covered --max-seeds 2 --spec doubtful", 5);
+}
+
+fn calibration_specs_must_fire() {
+    let desk = Desk::new();
+    assert_eq!(desk.json("run --seed 1 --spec calibrated", 1)["verdict"], json!("fail"));
+    let value = desk.json("sweep --seeds 10 --spec calibrated", 0);
+    assert_eq!((value["failed"].as_u64(), value["failures"].as_array().unwrap().len()), (Some(5), 5));
+    assert!(desk.call("sweep --seeds 10 --spec calibrated").stdout.contains("every expected property fired"));
+    desk.json("sweep --seeds 1 --spec calibrated", 1);
+    let called = desk.call("sweep --seeds 4 --spec silent");
+    assert_eq!(called.code, 1);
+    assert!(called.stdout.contains("expected but never fired: election-safety"), "{}", called.stdout);
+    let called = desk.call("sweep --seeds 4 --spec overdone");
+    assert_eq!(called.code, 1);
+    assert!(called.stdout.contains("fired without being expected: durability"), "{}", called.stdout);
+}
+
+fn a_sample_is_verified() {
+    let desk = Desk::new();
+    assert_eq!(desk.json("sweep --seeds 10 --verify 1", 0)["verified"], json!(10));
+    let some = desk.json("sweep --seeds 40 --verify 0.25", 0)["verified"].as_u64().unwrap();
+    assert!((4..=18).contains(&some), "{some} of 40");
+    // Deaths are compared too.
+    assert_eq!(desk.json("sweep --start 7 --seeds 1 --spec mixed --verify 1", 1)["verified"], json!(1));
+    let value = desk.json("sweep --seeds 3 --spec leaks --verify 1", 3);
+    assert_eq!((value["verified"].as_u64(), value["failed"].as_u64()), (Some(0), Some(3)));
+    let properties: Vec<&Value> =
+        value["failures"].as_array().unwrap().iter().map(|failure| &failure["property"]).collect();
+    assert_eq!(properties, [&json!("determinism"); 3]);
+    let called = desk.call("sweep --seeds 1 --spec leaks --verify 1");
+    assert!(called.stdout.contains("verify --seed 0 --spec leaks"), "{}", called.stdout);
+    // Unverified, nobody sees it.
+    desk.json("sweep --seeds 3 --spec leaks", 0);
+}
+
+fn time_ends_a_sweep() {
+    let desk = Desk::new();
+    let value = desk.json("sweep --time 300ms", 0);
+    let run = value["seeds_run"].as_u64().unwrap();
+    assert!(run >= 1 && value["passed"].as_u64() == Some(run));
+}
+
+fn mutants_are_hunted() {
+    let desk = Desk::new();
+    let value = desk.json("mutants --max-seeds 10", 4);
+    let bugs = value["bugs"].as_array().unwrap();
+    let shown: Vec<_> =
+        bugs.iter().map(|bug| (bug["bug"].as_str().unwrap(), bug["found"].as_bool().unwrap())).collect();
+    assert_eq!(shown, [("easy", true), ("hidden", false), ("foreseen", false)]);
+    assert_eq!((&bugs[0]["seeds_to_detection"], &bugs[0]["property"]), (&json!(5), &json!("durability")));
+    assert_eq!((&bugs[0]["family"], &bugs[0]["spec"]), (&json!("durability"), &json!("default")));
+    assert_eq!((&bugs[1]["seeds_to_detection"], &bugs[1]["property"]), (&json!(null), &json!(null)));
+    assert!(bugs[1]["cpu_s"].as_f64().unwrap() > 0.0);
+    desk.json("mutants --bug easy", 0);
+    desk.json("mutants --bug easy --max-seeds 4", 4);
+    let called = desk.call("mutants --bug easy");
+    assert!(called.stdout.contains("1 of 1 planted bugs found"), "{}", called.stdout);
+    // The bug is on only where it is asked for.
+    desk.json("sweep --seeds 10", 0);
+    desk.json("sweep --seeds 10 --bug easy", 1);
+    assert_eq!(desk.json("run --seed 6 --bug easy", 1)["artifact"], json!("target/harness/default-easy-6.json"));
+    desk.json("replay target/harness/default-easy-6.json", 1);
+}

@@ -1,0 +1,332 @@
+//! One file: what is on the platter, what is in the page cache, and the operations between the two.
+//!
+//! A blocking section runs ahead of the world's clock, so the log may hold operations that lie in the virtual future.
+//! Whoever looks at the file at a time (a settling sync, a crash, an oracle) reads the log up to that time:
+//!
+//! - an operation is *issued* at T when `issue <= T` and *complete* when `complete <= T`; in between it is in flight;
+//! - a sync makes durable what was issued before it, when it completes;
+//! - operations of one file never overlap: each is issued no earlier than the one before it completed.
+//!
+//! Pure: no clock, no chance, no host. Times are virtual nanoseconds.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use super::image::Image;
+
+pub type Nanos = u64;
+
+/// When an operation began and when it was done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Interval {
+    pub issue: Nanos,
+    pub complete: Nanos,
+}
+
+impl Interval {
+    pub fn issued_by(self, at: Nanos) -> bool {
+        self.issue <= at
+    }
+
+    pub fn complete_by(self, at: Nanos) -> bool {
+        self.complete <= at
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    Write {
+        offset: u64,
+        bytes: Arc<[u8]>,
+    },
+    SetLen(u64),
+    /// A barrier.
+    Sync,
+    /// The kernel could not write back and forgot: everything since the last barrier is gone at once. See Rebello et
+    /// al., "Can Applications Recover from fsync Failures?" (ATC 2020), the ext4 and XFS rows.
+    SyncFailed,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Op {
+    pub when: Interval,
+    pub change: Change,
+}
+
+/// Un-synced bytes a file may hold before the oldest are written back, as a kernel would.
+pub const UNSYNCED_BYTES_MAX: usize = 64 << 20;
+
+#[derive(Clone, Debug, Default)]
+pub struct File {
+    /// What every reader sees: `persisted` with the whole log applied.
+    current: Image,
+    /// What survives a power loss whatever happens: everything up to the last settled barrier.
+    persisted: Image,
+    /// Since that barrier, in order.
+    log: VecDeque<Op>,
+    /// Bytes of the writes in `log`.
+    logged_bytes: usize,
+    /// When the last operation completes.
+    busy_until: Nanos,
+}
+
+impl File {
+    pub fn current(&self) -> &Image {
+        &self.current
+    }
+
+    pub fn log(&self) -> impl Iterator<Item = &Op> {
+        self.log.iter()
+    }
+
+    /// The earliest time at which the next operation may be issued.
+    pub fn busy_until(&self) -> Nanos {
+        self.busy_until
+    }
+
+    pub fn write(&mut self, when: Interval, offset: u64, bytes: &[u8]) {
+        self.current.write(offset, bytes);
+        self.logged_bytes += bytes.len();
+        self.push(when, Change::Write { offset, bytes: Arc::from(bytes) });
+    }
+
+    pub fn set_len(&mut self, when: Interval, len: u64) {
+        self.current.set_len(len);
+        self.push(when, Change::SetLen(len));
+    }
+
+    pub fn sync(&mut self, when: Interval) {
+        // A second barrier in a row says nothing new, but it may be the first to complete.
+        self.push(when, Change::Sync);
+    }
+
+    pub fn fail_sync(&mut self, when: Interval) {
+        self.current = self.durable_at(Nanos::MAX);
+        self.push(when, Change::SyncFailed);
+    }
+
+    /// Reads take time too, and the next operation waits for them.
+    pub fn read(&mut self, when: Interval) {
+        self.occupy(when);
+    }
+
+    /// Folds everything up to the last barrier completed by `horizon` into the persisted image. `horizon` must be a time
+    /// that can no longer be undone: the world's clock, never that of a running section.
+    pub fn settle(&mut self, horizon: Nanos) {
+        let settled = self.log.iter().rposition(|op| op.change.is_barrier() && op.when.complete_by(horizon));
+        if let Some(last) = settled {
+            let folded: Vec<Op> = self.log.drain(..=last).collect();
+            self.logged_bytes -= folded.iter().map(|op| op.change.bytes()).sum::<usize>();
+            // The image has one owner, so it is written in place. A failed sync is rare enough to take the long way.
+            if folded.iter().any(|op| op.change == Change::SyncFailed) {
+                let mut replay = Replay::from(std::mem::take(&mut self.persisted));
+                folded.iter().for_each(|op| replay.step(&op.change));
+                self.persisted = replay.durable;
+            } else {
+                folded.iter().for_each(|op| op.change.apply(&mut self.persisted));
+            }
+        }
+        self.write_back(horizon);
+    }
+
+    /// What a power loss at `at` would surely leave.
+    pub fn durable_at(&self, at: Nanos) -> Image {
+        let mut replay = Replay::from(self.persisted.clone());
+        let last = self.log.iter().rposition(|op| op.change.is_barrier() && op.when.complete_by(at));
+        for op in self.log.iter().take(last.map_or(0, |n| n + 1)) {
+            replay.step(&op.change);
+        }
+        replay.durable
+    }
+
+    /// What a reader at `at` would have seen.
+    pub fn current_at(&self, at: Nanos) -> Image {
+        if self.log.back().is_none_or(|op| op.when.issued_by(at)) {
+            return self.current.clone();
+        }
+        let mut replay = Replay::from(self.persisted.clone());
+        for op in self.log.iter().take_while(|op| op.when.issued_by(at)) {
+            replay.step(&op.change);
+        }
+        replay.cache
+    }
+
+    /// The process died at `at`: what it had not issued never happened, a barrier in flight is none, and the page cache
+    /// lives on. Settles first, so `at` must not lie in the world's future.
+    pub fn crash(&mut self, at: Nanos) {
+        self.settle(at);
+        let undone = self.log.back().is_some_and(|op| !op.when.issued_by(at));
+        self.log.retain(|op| op.when.issued_by(at) && (op.when.complete_by(at) || !op.change.is_barrier()));
+        if undone {
+            self.logged_bytes = self.log.iter().map(|op| op.change.bytes()).sum();
+            let mut replay = Replay::from(self.persisted.clone());
+            self.log.iter().for_each(|op| replay.step(&op.change));
+            self.current = replay.cache;
+        }
+        self.busy_until = self.busy_until.min(at);
+    }
+
+    /// The power went: `survivor` is what the platter holds.
+    pub fn restart_from(&mut self, survivor: Image) {
+        self.current = survivor.clone();
+        self.persisted = survivor;
+        self.log.clear();
+        self.logged_bytes = 0;
+        self.busy_until = 0;
+    }
+
+    /// Whether anything issued by `at` was not made durable by then.
+    pub fn unsynced_at(&self, at: Nanos) -> bool {
+        let last = self.log.iter().rposition(|op| op.change.is_barrier() && op.when.complete_by(at));
+        let rest = self.log.iter().skip(last.map_or(0, |n| n + 1));
+        rest.take_while(|op| op.when.issued_by(at)).any(|op| !op.change.is_barrier())
+    }
+
+    pub(super) fn persisted(&self) -> &Image {
+        &self.persisted
+    }
+
+    fn push(&mut self, when: Interval, change: Change) {
+        self.occupy(when);
+        self.log.push_back(Op { when, change });
+    }
+
+    fn occupy(&mut self, when: Interval) {
+        debug_assert!(when.issue >= self.busy_until && when.complete >= when.issue, "operations of a file overlap");
+        self.busy_until = when.complete;
+    }
+
+    fn write_back(&mut self, horizon: Nanos) {
+        while self.logged_bytes > UNSYNCED_BYTES_MAX
+            && self.log.front().is_some_and(|op| op.when.complete_by(horizon) && !op.change.is_barrier())
+        {
+            let op = self.log.pop_front().expect("just seen");
+            self.logged_bytes -= op.change.bytes();
+            op.change.apply(&mut self.persisted);
+        }
+    }
+}
+
+impl Change {
+    pub fn is_barrier(&self) -> bool {
+        matches!(self, Change::Sync | Change::SyncFailed)
+    }
+
+    pub(super) fn apply(&self, image: &mut Image) {
+        match self {
+            Change::Write { offset, bytes } => image.write(*offset, bytes),
+            Change::SetLen(len) => image.set_len(*len),
+            Change::Sync | Change::SyncFailed => {}
+        }
+    }
+
+    fn bytes(&self) -> usize {
+        match self {
+            Change::Write { bytes, .. } => bytes.len(),
+            _ => 0,
+        }
+    }
+}
+
+/// The log, read from its start: what the cache holds and what is durable after each operation.
+struct Replay {
+    durable: Image,
+    cache: Image,
+}
+
+impl Replay {
+    fn from(persisted: Image) -> Replay {
+        Replay { cache: persisted.clone(), durable: persisted }
+    }
+
+    fn step(&mut self, change: &Change) {
+        match change {
+            Change::Sync => self.durable = self.cache.clone(),
+            Change::SyncFailed => self.cache = self.durable.clone(),
+            _ => change.apply(&mut self.cache),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn during(issue: Nanos, complete: Nanos) -> Interval {
+        Interval { issue, complete }
+    }
+
+    fn written() -> File {
+        let mut file = File::default();
+        file.write(during(0, 10), 0, b"aaaa");
+        file.sync(during(10, 20));
+        file.write(during(20, 30), 2, b"bbbb");
+        file.sync(during(30, 40));
+        file
+    }
+
+    #[test]
+    fn a_sync_counts_from_its_completion() {
+        let file = written();
+        assert_eq!(file.durable_at(19).to_vec(), b"");
+        assert_eq!(file.durable_at(20).to_vec(), b"aaaa");
+        assert_eq!(file.durable_at(39).to_vec(), b"aaaa");
+        assert_eq!(file.durable_at(40).to_vec(), b"aabbbb");
+        assert_eq!(file.current().to_vec(), b"aabbbb");
+    }
+
+    #[test]
+    fn settling_changes_no_view() {
+        for horizon in 0..=50 {
+            let mut settled = written();
+            settled.settle(horizon);
+            for at in horizon..=50 {
+                assert_eq!(settled.durable_at(at), written().durable_at(at), "settled at {horizon}, seen at {at}");
+                assert_eq!(settled.current_at(at), written().current_at(at), "settled at {horizon}, seen at {at}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_crash_undoes_what_was_not_issued_and_keeps_the_cache() {
+        let mut file = written();
+        file.crash(15);
+        assert_eq!(file.current().to_vec(), b"aaaa");
+        assert_eq!(file.durable_at(Nanos::MAX).to_vec(), b"", "the barrier in flight never returned");
+        assert_eq!(file.busy_until(), 15);
+
+        let mut file = written();
+        file.crash(20);
+        assert_eq!(file.current().to_vec(), b"aabbbb", "issued at 20, so the kernel has it");
+        assert_eq!(file.durable_at(Nanos::MAX).to_vec(), b"aaaa");
+    }
+
+    #[test]
+    fn a_failed_sync_forgets_at_once_and_the_next_one_succeeds() {
+        let mut file = written();
+        file.write(during(40, 50), 0, b"cc");
+        file.set_len(during(50, 60), 100);
+        file.fail_sync(during(60, 70));
+        assert_eq!(file.current().to_vec(), b"aabbbb");
+        file.write(during(70, 80), 6, b"d");
+        file.sync(during(80, 90));
+        assert_eq!(file.current().to_vec(), b"aabbbbd");
+        assert_eq!(file.durable_at(90).to_vec(), b"aabbbbd");
+        let mut undone = file.clone();
+        undone.crash(55);
+        assert_eq!(undone.current().len(), 100, "the failure never happened");
+    }
+
+    #[test]
+    fn an_endless_stream_of_unsynced_bytes_is_written_back() {
+        let mut file = File::default();
+        let megabyte = vec![1; 1 << 20];
+        for n in 0..80 {
+            file.write(during(n, n), n << 20, &megabyte);
+            file.settle(n);
+        }
+        assert!(file.logged_bytes <= UNSYNCED_BYTES_MAX);
+        assert!(file.durable_at(80).len() >= 16 << 20);
+        assert_eq!(file.current().len(), 80 << 20);
+    }
+}

@@ -1,0 +1,182 @@
+//! The servers of a run: booted, killed, restarted.
+//!
+//! A supervisor of the plainest kind: a server that goes down, whatever the reason, is started again after a while on
+//! the same disk. One start is pending per server at a time; the earliest wins.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+
+use super::plan::Plan;
+use super::report::Metrics;
+use super::run::{self, Run};
+use super::system::{DownCause, Exit, Server};
+use crate::disk::Disk;
+use crate::world::{self, Cause, HostId, Incarnation, Nanos};
+
+/// All servers of one run.
+pub struct Fleet<E> {
+    pub hosts: Vec<HostId>,
+    run: Rc<Run<E>>,
+    plan: Rc<Plan>,
+    slots: RefCell<Vec<Slot>>,
+    pub crashes: Cell<u64>,
+    pub power_losses: Cell<u64>,
+    pub restarts: Cell<u64>,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Slot {
+    /// The boot that runs, if one does.
+    up: Option<u32>,
+    ever_up: bool,
+    /// When the supervisor starts it again.
+    start_at: Option<Nanos>,
+}
+
+impl<E: Clone + 'static> Fleet<E> {
+    pub fn new(plan: Rc<Plan>, run: Rc<Run<E>>) -> Rc<Fleet<E>> {
+        let hosts: Vec<HostId> = (0..plan.servers).map(|index| world::add_host(&format!("server-{index}"))).collect();
+        let slots = RefCell::new(vec![Slot::default(); hosts.len()]);
+        let fleet = Rc::new(Fleet {
+            hosts,
+            run,
+            plan,
+            slots,
+            crashes: Cell::new(0),
+            power_losses: Cell::new(0),
+            restarts: Cell::new(0),
+        });
+        let supervisor = Rc::downgrade(&fleet);
+        fleet.run.on_exit(move |index, who, exit| {
+            if let Some(fleet) = supervisor.upgrade() {
+                fleet.exited(index, who, exit);
+            }
+        });
+        fleet
+    }
+
+    /// Index of the server that plays a role now.
+    pub fn resolve(&self, role: &str) -> Option<usize> {
+        let numbered = role.strip_prefix("Server(").and_then(|rest| rest.strip_suffix(')'));
+        let index = match numbered {
+            Some(number) => number.parse().ok(),
+            None => self.run.system.resolve(role),
+        };
+        index.and_then(|index: u32| usize::try_from(index).ok()).filter(|index| *index < self.hosts.len())
+    }
+
+    pub fn is_up(&self, index: usize) -> bool {
+        self.slots.borrow()[index].up.is_some()
+    }
+
+    /// The running incarnation of a server.
+    pub fn incarnation(&self, index: usize) -> Option<Incarnation> {
+        self.slots.borrow()[index].up.map(|boot| Incarnation { host: self.hosts[index], boot })
+    }
+
+    /// Starts a server that is down; does nothing to one that runs.
+    pub fn boot(self: &Rc<Self>, index: usize) {
+        if self.is_up(index) {
+            return;
+        }
+        let fleet = Rc::clone(self);
+        let incarnation = world::boot(self.hosts[index], move || {
+            let who = world::current();
+            let number = u32::try_from(index).expect("servers are numbered by u32");
+            let server = Server::new(number, who.host, who.boot, fleet.hosts.clone(), fleet.plan.knobs.clone());
+            let process = fleet.run.system.server(server);
+            Box::pin(async move {
+                let exit = process.await;
+                run::exited::<E>(number, who, exit);
+            })
+        });
+        let mut slots = self.slots.borrow_mut();
+        let slot = &mut slots[index];
+        slot.up = Some(incarnation.boot);
+        slot.start_at = None;
+        if std::mem::replace(&mut slot.ever_up, true) {
+            self.restarts.set(self.restarts.get() + 1);
+        }
+    }
+
+    /// Starts every server that is down, now.
+    pub fn boot_all(self: &Rc<Self>) {
+        for index in 0..self.hosts.len() {
+            self.boot(index);
+        }
+    }
+
+    /// Starts a server again `after_ns` from now, unless it is up by then.
+    pub fn boot_after(self: &Rc<Self>, index: usize, after_ns: Nanos) {
+        let at = world::now_ns() + after_ns;
+        let earlier = self.slots.borrow()[index].start_at.is_some_and(|planned| planned <= at);
+        if earlier {
+            return;
+        }
+        self.slots.borrow_mut()[index].start_at = Some(at);
+        let fleet = Rc::clone(self);
+        world::at(at, move || {
+            if fleet.slots.borrow()[index].start_at == Some(at) {
+                fleet.boot(index);
+            }
+        });
+    }
+
+    /// Kills the process. Returns whether it ran.
+    pub fn crash(self: &Rc<Self>, index: usize, down_ns: Nanos) -> bool {
+        let killed = self.kill(index, Cause::Crash, DownCause::Crash);
+        if killed {
+            self.crashes.set(self.crashes.get() + 1);
+            self.boot_after(index, down_ns);
+        }
+        killed
+    }
+
+    /// Takes the power from a machine, whether or not its process runs. Returns the number of sectors lost.
+    pub fn power_loss(self: &Rc<Self>, index: usize, down_ns: Nanos) -> u64 {
+        let host = self.hosts[index];
+        let disk = Disk::of(host);
+        let before = disk.power_losses().len();
+        if !self.kill(index, Cause::PowerLoss, DownCause::PowerLoss) {
+            disk.lose_power(world::now_ns());
+        }
+        let lost = disk.power_losses()[before..].iter().map(|outcome| outcome.sectors_lost).sum();
+        self.power_losses.set(self.power_losses.get() + 1);
+        if lost > 0 {
+            self.run.lost_unserved.borrow_mut().push((host, 1));
+        }
+        self.boot_after(index, down_ns);
+        lost
+    }
+
+    fn kill(&self, index: usize, cause: Cause, down: DownCause) -> bool {
+        let Some(boot) = self.slots.borrow_mut()[index].up.take() else {
+            return false;
+        };
+        world::kill(self.hosts[index], cause);
+        let number = u32::try_from(index).expect("servers are numbered by u32");
+        self.run.system.down(number, self.hosts[index], boot, down);
+        true
+    }
+
+    fn exited(self: &Rc<Self>, number: u32, who: Incarnation, exit: Exit) {
+        let index = usize::try_from(number).expect("a u32 is a usize");
+        world::note(|| format!("server-{number} exits: {exit:?}"));
+        let down = match exit {
+            Exit::Stopped => DownCause::Stopped,
+            Exit::Failed(_) => DownCause::Failed,
+        };
+        if self.slots.borrow()[index].up == Some(who.boot) && self.kill(index, Cause::Stop, down) {
+            self.boot_after(index, SUPERVISOR_DELAY_NS);
+        }
+    }
+
+    pub fn metrics(&self, metrics: &mut Metrics) {
+        metrics.crashes = self.crashes.get();
+        metrics.power_losses = self.power_losses.get();
+        metrics.restarts = self.restarts.get();
+    }
+}
+
+/// How long the supervisor waits before it starts a server that exited by itself.
+const SUPERVISOR_DELAY_NS: Nanos = 300_000_000;

@@ -1,0 +1,298 @@
+//! Carries out the faults of a plan.
+//!
+//! Each fault waits for its trigger in a task outside all machines, acts, and undoes itself when its time is over. The
+//! calm phase undoes whatever is left. A fault whose target nobody plays at that moment does nothing and is not
+//! counted.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use super::coverage::Coverage;
+use super::fleet::Fleet;
+use super::ledger::Ledger;
+use super::tickets;
+use super::plan::{Fault, PartitionShape, PlannedFault, Trigger};
+use crate::disk::{Disk, DiskError, FaultPoint};
+use crate::world::network::{self, NetworkConfig};
+use crate::world::{self, HostId, Nanos, Purpose};
+
+/// The faults of one run.
+pub struct Nemesis<E> {
+    fleet: Rc<Fleet<E>>,
+    coverage: Rc<Coverage>,
+    pub ledger: Ledger,
+    clients: RefCell<Vec<HostId>>,
+    /// The network without faults of limited duration.
+    base: NetworkConfig,
+    loss_ppm: RefCell<Vec<u32>>,
+    extra_ns: RefCell<Vec<Nanos>>,
+    /// How many faults cut a directed link.
+    cuts: RefCell<BTreeMap<(HostId, HostId), u32>>,
+    /// Numbers for actions within disk operations.
+    tickets: Cell<u64>,
+    calm: Cell<bool>,
+    pub partitions: Cell<u64>,
+}
+
+impl<E: Clone + 'static> Nemesis<E> {
+    pub fn new(fleet: Rc<Fleet<E>>, coverage: Rc<Coverage>) -> Rc<Nemesis<E>> {
+        let base = network::config();
+        Rc::new(Nemesis {
+            fleet,
+            coverage,
+            ledger: Ledger::default(),
+            clients: RefCell::default(),
+            base,
+            loss_ppm: RefCell::default(),
+            extra_ns: RefCell::default(),
+            cuts: RefCell::default(),
+            tickets: Cell::new(0),
+            calm: Cell::new(false),
+            partitions: Cell::new(0),
+        })
+    }
+
+    /// Sets every fault on its way. `clients` are the hosts that some partitions cut off as well.
+    pub fn unleash(self: &Rc<Self>, faults: &[PlannedFault], clients: Vec<HostId>) {
+        self.clients.replace(clients);
+        for planned in faults {
+            let nemesis = Rc::clone(self);
+            let fault = planned.fault.clone();
+            match planned.when.clone() {
+                Trigger::At { ns } => world::at(ns, move || nemesis.act(&fault)),
+                Trigger::DiskOp { after_ns, nth } => world::at(after_ns, move || nemesis.arm_disk_op(fault, nth)),
+                Trigger::Site { after_ns, site, nth } => {
+                    world::at(after_ns, move || nemesis.arm_site(fault, &site, nth));
+                }
+            }
+        }
+    }
+
+    /// Forgets what has not happened: the run is over.
+    pub fn forget(&self) {
+        self.coverage.calm();
+        tickets::forget_all();
+    }
+
+    /// Ends all faults: links heal, latencies and losses end, armed faults are forgotten.
+    pub fn calm(&self) {
+        self.calm.set(true);
+        self.coverage.calm();
+        for (from, to) in self.cuts.take().into_keys() {
+            network::heal(from, to);
+        }
+        network::configure(NetworkConfig { loss_ppm: 0, spike_ppm: 0, ..self.base.clone() });
+        for host in &self.fleet.hosts {
+            Disk::of(*host).heal();
+        }
+    }
+
+    fn arm_disk_op(self: &Rc<Self>, fault: Fault, nth: u64) {
+        let Some(index) = fault.target().and_then(|target| self.fleet.resolve(target)) else {
+            return;
+        };
+        if self.calm.get() {
+            return;
+        }
+        // The fault was aimed when it was armed: who leads when it fires is another question.
+        let (nemesis, fault) = (Rc::clone(self), aimed(fault, index));
+        let ticket = self.tickets.replace(self.tickets.get() + 1);
+        tickets::deposit(ticket, move || nemesis.act(&fault));
+        // Anywhere within the operation.
+        let fraction = world::draw(Purpose("fault within operation"), u64::from(self.fleet.hosts[index].0), ticket);
+        let fraction_ppm = u32::try_from(fraction % 1_000_000).expect("below a million");
+        Disk::of(self.fleet.hosts[index]).at_op(nth - 1, fraction_ppm, move || tickets::redeem(ticket));
+    }
+
+    fn arm_site(self: &Rc<Self>, fault: Fault, site: &str, nth: u64) {
+        if self.calm.get() {
+            return;
+        }
+        let nemesis = Rc::clone(self);
+        let mut visits_left = nth;
+        self.coverage.arm(site, move |at_ns, who| {
+            let aim = fault.target().and_then(|target| nemesis.fleet.resolve(target));
+            let Some(index) = aim.filter(|index| nemesis.fleet.hosts[*index] == who.host) else {
+                return false;
+            };
+            visits_left -= 1;
+            if visits_left > 0 {
+                return false;
+            }
+            let acting = Rc::clone(&nemesis);
+            let fault = aimed(fault.clone(), index);
+            world::at(at_ns, move || acting.act(&fault));
+            true
+        });
+    }
+
+    fn act(self: &Rc<Self>, fault: &Fault) {
+        if self.calm.get() {
+            return;
+        }
+        let family = fault.family();
+        world::note(|| format!("fault: {fault:?}"));
+        world::record(world::Class::Fault, &[super::planner::name_entity(family)], &[]);
+        match fault {
+            Fault::Crash { target, down_ns } => {
+                if let Some(index) = self.fleet.resolve(target) {
+                    let missed_before = missed();
+                    if self.fleet.crash(index, *down_ns) {
+                        self.ledger.injected(family, 1);
+                        let nemesis = Rc::clone(self);
+                        world::at(world::now_ns() + down_ns, move || {
+                            nemesis.ledger.noticed("crash", u64::from(missed() > missed_before));
+                        });
+                    }
+                }
+            }
+            Fault::PowerLoss { target, down_ns } => {
+                if let Some(index) = self.fleet.resolve(target) {
+                    self.ledger.injected(family, 1);
+                    let lost = self.fleet.power_loss(index, *down_ns);
+                    self.ledger.noticed(family, u64::from(lost > 0));
+                }
+            }
+            Fault::ClusterPowerLoss { down_ns } => {
+                self.ledger.injected(family, 1);
+                let lost: u64 =
+                    (0..self.fleet.hosts.len()).map(|index| self.fleet.power_loss(index, *down_ns)).sum();
+                self.ledger.noticed(family, u64::from(lost > 0));
+            }
+            Fault::Partition { shape, for_ns } => self.partition(shape, *for_ns),
+            Fault::Loss { ppm, for_ns } => {
+                self.loss_ppm.borrow_mut().push(*ppm);
+                self.ledger.injected(family, 1);
+                self.apply();
+                let (nemesis, ppm, before) = (Rc::clone(self), *ppm, network::counts().lost);
+                self.undo(*for_ns, move || {
+                    remove_one(&mut nemesis.loss_ppm.borrow_mut(), &ppm);
+                    nemesis.apply();
+                    nemesis.ledger.noticed("loss", u64::from(network::counts().lost > before));
+                });
+            }
+            Fault::Latency { extra_ns, for_ns } => {
+                self.extra_ns.borrow_mut().push(*extra_ns);
+                self.ledger.injected(family, 1);
+                self.apply();
+                let (nemesis, extra_ns, before) = (Rc::clone(self), *extra_ns, network::counts().sent);
+                self.undo(*for_ns, move || {
+                    remove_one(&mut nemesis.extra_ns.borrow_mut(), &extra_ns);
+                    nemesis.apply();
+                    nemesis.ledger.noticed("latency", u64::from(network::counts().sent > before));
+                });
+            }
+            Fault::DiskError { target, op, role, skip } => {
+                if let Some(index) = self.fleet.resolve(target) {
+                    self.ledger.injected(family, 1);
+                    let armed = FaultPoint { kind: *op, role: Some(*role), skip: *skip, error: DiskError::Io };
+                    Disk::of(self.fleet.hosts[index]).arm(armed);
+                }
+            }
+        }
+    }
+
+    fn partition(self: &Rc<Self>, shape: &PartitionShape, for_ns: Nanos) {
+        let links = self.links(shape);
+        if links.is_empty() {
+            return;
+        }
+        self.partitions.set(self.partitions.get() + 1);
+        self.ledger.injected("partition", 1);
+        for (from, to) in &links {
+            let mut cuts = self.cuts.borrow_mut();
+            let holders = cuts.entry((*from, *to)).or_default();
+            *holders += 1;
+            if *holders == 1 {
+                network::cut(*from, *to);
+            }
+        }
+        let (nemesis, before) = (Rc::clone(self), network::counts().cut_drops);
+        self.undo(for_ns, move || {
+            nemesis.ledger.noticed("partition", u64::from(network::counts().cut_drops > before));
+            for (from, to) in &links {
+                let mut cuts = nemesis.cuts.borrow_mut();
+                if let Some(holders) = cuts.get_mut(&(*from, *to)) {
+                    *holders -= 1;
+                    if *holders == 0 {
+                        cuts.remove(&(*from, *to));
+                        network::heal(*from, *to);
+                    }
+                }
+            }
+        });
+    }
+
+    /// The directed links that a partition cuts.
+    fn links(&self, shape: &PartitionShape) -> Vec<(HostId, HostId)> {
+        let hosts = &self.fleet.hosts;
+        let others = |index: usize| hosts.iter().copied().filter(move |host| *host != hosts[index]);
+        let mut links = Vec::new();
+        match shape {
+            PartitionShape::Split { side } => {
+                let inside = |index: usize| side.iter().any(|named| usize::try_from(*named) == Ok(index));
+                for (i, one) in hosts.iter().enumerate() {
+                    for (j, other) in hosts.iter().enumerate() {
+                        if inside(i) != inside(j) {
+                            links.push((*one, *other));
+                        }
+                    }
+                }
+            }
+            PartitionShape::Isolate { target, clients } => {
+                if let Some(index) = self.fleet.resolve(target) {
+                    let clients = if *clients { self.clients.borrow().clone() } else { Vec::new() };
+                    for other in others(index).chain(clients) {
+                        links.push((hosts[index], other));
+                        links.push((other, hosts[index]));
+                    }
+                }
+            }
+            PartitionShape::OneWay { target, inbound } => {
+                if let Some(index) = self.fleet.resolve(target) {
+                    for other in others(index) {
+                        links.push(if *inbound { (other, hosts[index]) } else { (hosts[index], other) });
+                    }
+                }
+            }
+        }
+        links
+    }
+
+    fn undo(&self, after_ns: Nanos, action: impl FnOnce() + 'static) {
+        world::at(world::now_ns() + after_ns, action);
+    }
+
+    fn apply(&self) {
+        if self.calm.get() {
+            return;
+        }
+        let loss = self.loss_ppm.borrow().iter().fold(self.base.loss_ppm, |sum, ppm| sum.saturating_add(*ppm));
+        let latency_ns = self.base.latency_ns + self.extra_ns.borrow().iter().sum::<Nanos>();
+        network::configure(NetworkConfig { loss_ppm: loss.min(1_000_000), latency_ns, ..self.base.clone() });
+    }
+}
+
+/// Messages that found nobody, so far.
+fn missed() -> u64 {
+    let counts = network::counts();
+    counts.refused + counts.silent_drops
+}
+
+/// The same fault, at a server by its number.
+fn aimed(mut fault: Fault, index: usize) -> Fault {
+    match &mut fault {
+        Fault::Crash { target, .. } | Fault::PowerLoss { target, .. } | Fault::DiskError { target, .. } => {
+            *target = format!("Server({index})");
+        }
+        Fault::ClusterPowerLoss { .. } | Fault::Partition { .. } | Fault::Loss { .. } | Fault::Latency { .. } => {}
+    }
+    fault
+}
+
+fn remove_one<T: PartialEq>(list: &mut Vec<T>, value: &T) {
+    if let Some(position) = list.iter().position(|candidate| candidate == value) {
+        list.swap_remove(position);
+    }
+}

@@ -1,0 +1,174 @@
+//! A run as data: everything that was decided before it began.
+//!
+//! A plan is generated from a spec and a seed, can be printed, edited and stored, and on the same build always gives
+//! the same run. What is drawn rather than listed (latencies, scheduling, which sectors survive) hangs on
+//! [`Plan::key`]; another key gives the same plan under other luck.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::disk::{DiskConfig, OpKind, Role};
+use crate::world::Nanos;
+use crate::world::network::NetworkConfig;
+
+/// Version of the serialised form.
+pub const PLAN_VERSION: u32 = 1;
+
+/// Everything decided before the run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Plan {
+    pub version: u32,
+    pub spec: String,
+    pub seed: u64,
+    /// Key of all draws made during the run.
+    pub key: u64,
+    /// Servers of the system under test.
+    pub servers: u32,
+    /// Virtual time at which faults and clients end.
+    pub duration_ns: Nanos,
+    /// Bound on convergence after the faults ended.
+    pub calm_ns_max: Nanos,
+    pub world: WorldKnobs,
+    /// Tunables of the system under test, by name.
+    pub knobs: BTreeMap<String, i64>,
+    pub clients: Vec<ClientPlan>,
+    pub faults: Vec<PlannedFault>,
+    pub buggify: BuggifyPlan,
+    /// Below these a run without violation is inconclusive.
+    pub conclusive: Conclusive,
+}
+
+/// How the simulated world behaves in this run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct WorldKnobs {
+    /// `uniform`, `fifo` or `pct`.
+    pub order: String,
+    /// Chance that a ready task is held, in millionths.
+    pub hold_ppm: u32,
+    pub hold_ns_max: Nanos,
+    pub network: NetworkConfig,
+    pub disk: DiskConfig,
+}
+
+/// What one client does.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ClientPlan {
+    pub workload: String,
+    pub ops: Vec<PlannedOp>,
+}
+
+/// One operation: begun when its time has come and the one before it has ended.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PlannedOp {
+    pub not_before_ns: Nanos,
+    /// In the workload's own vocabulary.
+    pub op: serde_json::Value,
+}
+
+/// One fault.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PlannedFault {
+    pub when: Trigger,
+    pub fault: Fault,
+}
+
+/// When a fault happens.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Trigger {
+    At { ns: Nanos },
+    /// At the `nth` visit (from 1) of a site on the fault's target, counted from `after_ns` on.
+    Site { after_ns: Nanos, site: String, nth: u64 },
+    /// Within the `nth` disk operation (from 1) of the fault's target, counted from `after_ns` on.
+    DiskOp { after_ns: Nanos, nth: u64 },
+}
+
+impl Trigger {
+    /// The earliest time at which it may fire.
+    pub fn not_before_ns(&self) -> Nanos {
+        match self {
+            Trigger::At { ns } => *ns,
+            Trigger::Site { after_ns, .. } | Trigger::DiskOp { after_ns, .. } => *after_ns,
+        }
+    }
+}
+
+/// What happens. A target is a role: `Server(2)` always works, the system under test resolves others (`Leader`).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Fault {
+    /// The process dies; its files stay as the operating system has them. Restarted after `down_ns`.
+    Crash { target: String, down_ns: Nanos },
+    /// The machine loses power: of the un-synced sectors a legal subset survives.
+    PowerLoss { target: String, down_ns: Nanos },
+    /// All servers lose power at the same instant.
+    ClusterPowerLoss { down_ns: Nanos },
+    /// Some servers cannot reach others.
+    Partition { shape: PartitionShape, for_ns: Nanos },
+    /// Every packet is lost with this chance, in millionths.
+    Loss { ppm: u32, for_ns: Nanos },
+    /// Every packet is later by this much.
+    Latency { extra_ns: Nanos, for_ns: Nanos },
+    /// One disk operation of the target fails.
+    DiskError { target: String, op: OpKind, role: Role, skip: u64 },
+}
+
+impl Fault {
+    /// The family, as in reports and specs.
+    pub fn family(&self) -> &'static str {
+        match self {
+            Fault::Crash { .. } => "crash",
+            Fault::PowerLoss { .. } => "power-loss",
+            Fault::ClusterPowerLoss { .. } => "cluster-power-loss",
+            Fault::Partition { .. } => "partition",
+            Fault::Loss { .. } => "loss",
+            Fault::Latency { .. } => "latency",
+            Fault::DiskError { .. } => "disk-error",
+        }
+    }
+
+    /// Whom it hits, if it hits one server.
+    pub fn target(&self) -> Option<&str> {
+        match self {
+            Fault::Crash { target, .. } | Fault::PowerLoss { target, .. } | Fault::DiskError { target, .. } => {
+                Some(target)
+            }
+            _ => None,
+        }
+    }
+}
+
+/// Who is separated from whom.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PartitionShape {
+    /// The named servers against the rest, both ways; clients reach both sides.
+    Split { side: Vec<u32> },
+    /// One role against all other servers, both ways; with `clients` also against them.
+    Isolate { target: String, clients: bool },
+    /// Between the target and the other servers one direction is cut: towards the target if `inbound`.
+    OneWay { target: String, inbound: bool },
+}
+
+/// Which fault points may fire.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct BuggifyPlan {
+    /// Ids of the live sites.
+    pub live: Vec<String>,
+    /// Chance per visit of a live site that names none, in millionths.
+    pub fire_ppm: u32,
+}
+
+/// What a run must have seen for its silence to mean something.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Conclusive {
+    /// Acknowledged operations.
+    pub acked_min: u64,
+    pub leader_changes_min: u64,
+    /// Every oracle must have judged something nontrivial, but for these.
+    pub may_be_idle: Vec<String>,
+    /// Sites that must have been reached.
+    pub sites: Vec<String>,
+}

@@ -1,0 +1,433 @@
+//! One run, from a request to a record; and many, until they have shown what they should.
+//!
+//! Every run: setup, chaos, calm, checks. In the chaos phase clients work and faults happen; then everything heals and
+//! restarts, the system must converge within its bound, and the checks look at what is left.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::coverage::{Coverage, Hook};
+use super::fleet::Fleet;
+use super::nemesis::Nemesis;
+use super::plan::{PLAN_VERSION, Plan};
+use super::planner::{SystemFacts, generate};
+use super::record::{RunRecord, RunRequest};
+use super::report::{FaultCount, Metrics, PowerLossReport, RunReport, SCHEMA, Verdict};
+use super::run::{self, Run};
+use super::spec::Spec;
+use super::surroundings::{self, Surroundings};
+use super::system::{Client, Cluster, OpKind, Phase, System, Workload};
+use crate::disk::{Disk, Moment, PowerLossOutcome, Role, Shape, fault};
+use crate::escape;
+use crate::world::{self, Halt, HostId, Order, World, WorldConfig, network};
+
+/// A system, its workloads and a spec: everything but the seed.
+pub struct Simulation<E> {
+    spec: Spec,
+    system: Box<dyn Fn() -> Rc<dyn System<Event = E>> + Send + Sync>,
+    workloads: Vec<Arc<dyn Workload<E>>>,
+}
+
+impl<E: Clone + 'static> Simulation<E> {
+    /// `system` makes a new system under test for every run.
+    pub fn new<S: System<Event = E>>(spec: Spec, system: impl Fn() -> S + Send + Sync + 'static) -> Simulation<E> {
+        Simulation { spec, system: Box::new(move || Rc::new(system())), workloads: Vec::new() }
+    }
+
+    /// Adds a workload that the spec may name.
+    pub fn workload(mut self, workload: impl Workload<E>) -> Simulation<E> {
+        self.workloads.push(Arc::new(workload));
+        self
+    }
+
+    pub(super) fn spec_name(&self) -> &str {
+        &self.spec.name
+    }
+
+    /// What `seed` stands for.
+    pub fn plan(&self, seed: u64) -> Plan {
+        self.plan_for(&*(self.system)(), seed)
+    }
+
+    fn plan_for(&self, system: &dyn System<Event = E>, seed: u64) -> Plan {
+        let facts = SystemFacts {
+            roles: &|servers| system.roles(servers),
+            knobs: system.knobs(),
+            site_prefixes: system.site_prefixes(),
+        };
+        generate(&self.spec, seed, &facts, &self.workloads)
+    }
+
+    /// Runs one request on this thread. The process should run nothing else: see `isolate`.
+    ///
+    /// Panics if the request carries a plan that is not one of this version.
+    pub fn run(&self, request: &RunRequest) -> RunRecord {
+        let system = (self.system)();
+        let plan = match &request.plan {
+            Some(json) => serde_json::from_value(json.clone()).expect("the plan was checked when the artifact was read"),
+            None => self.plan_for(&*system, request.seed),
+        };
+        assert_eq!(plan.version, PLAN_VERSION, "the plan was checked when the artifact was read");
+        let plan = Rc::new(plan);
+        let parts = Parts::new(&plan, system, request);
+        let outcome = parts.world.run(self.play(&parts));
+        parts.into_record(request, outcome)
+    }
+
+    async fn play(&self, parts: &Parts<E>) {
+        let Parts { plan, run, coverage, .. } = parts;
+        let fleet = Fleet::new(Rc::clone(plan), Rc::clone(run));
+        for host in &fleet.hosts {
+            let disk = Disk::of(*host);
+            disk.set_config(plan.world.disk);
+            disk.set_roles(run.system.file_role());
+        }
+        let nemesis = Nemesis::new(Rc::clone(&fleet), Rc::clone(coverage));
+        parts.stage.replace(Some((Rc::clone(&fleet), Rc::clone(&nemesis))));
+
+        fleet.boot_all();
+        let mut cluster = Cluster { servers: fleet.hosts.clone(), bound_ns: FORM_NS_MAX };
+        if let Err(reason) = run.system.form(&cluster).await {
+            parts.trouble.borrow_mut().push(format!("the cluster did not form: {reason}"));
+        }
+
+        let clients = self.start_clients(plan, &fleet.hosts);
+        nemesis.unleash(&plan.faults, clients);
+        while world::now_ns() < plan.duration_ns && !parts.is_over() {
+            let next = (world::now_ns() + WATCH_NS).min(plan.duration_ns);
+            world::sleep_until_ns(next).await;
+        }
+
+        nemesis.calm();
+        fleet.boot_all();
+        run.system.phase(Phase::Calm);
+        let calm_until = world::now_ns() + plan.calm_ns_max;
+        while !run.clients_busy().is_empty() && world::now_ns() < calm_until && !parts.is_over() {
+            world::sleep(Duration::from_nanos(WATCH_NS)).await;
+            fleet.boot_all();
+        }
+        if parts.is_over() {
+            return;
+        }
+        cluster.bound_ns = calm_until.saturating_sub(world::now_ns());
+        let converged = run.system.converge(&cluster).await;
+        run.system.phase(Phase::Converged(converged));
+        self.check(plan, &cluster, parts).await;
+        run.system.phase(Phase::End);
+    }
+
+    fn start_clients(&self, plan: &Plan, servers: &[HostId]) -> Vec<HostId> {
+        let mut hosts = Vec::new();
+        for (index, client) in (0u32..).zip(&plan.clients) {
+            let host = world::add_host(&format!("client-{index}"));
+            hosts.push(host);
+            let workload = self.workload_named(&client.workload);
+            let (servers, ops, until_ns) = (servers.to_vec(), client.ops.clone(), plan.duration_ns);
+            let knobs = plan.knobs.clone();
+            world::boot(host, move || workload.client(Client::new(index, servers, until_ns, knobs), ops));
+        }
+        hosts
+    }
+
+    /// Lets every workload check what is left, one after the other.
+    async fn check(&self, plan: &Plan, cluster: &Cluster, parts: &Parts<E>) {
+        let mut names: Vec<&str> = plan.clients.iter().map(|client| client.workload.as_str()).collect();
+        names.sort_unstable();
+        names.dedup();
+        for (index, name) in (u32::try_from(plan.clients.len()).expect("few clients")..).zip(names) {
+            let host = world::add_host(&format!("checker-{index}"));
+            let (workload, servers, knobs) = (self.workload_named(name), cluster.servers.clone(), plan.knobs.clone());
+            world::boot(host, move || {
+                let check = workload.check(Client::new(index, servers, u64::MAX, knobs));
+                check.unwrap_or_else(|| Box::pin(async {}))
+            });
+            let deadline = world::now_ns() + CHECK_NS_MAX;
+            while world::running(host).is_some() && world::now_ns() < deadline && !parts.is_over() {
+                world::sleep(Duration::from_nanos(CHECK_WATCH_NS)).await;
+            }
+            if world::running(host).is_some() && !parts.is_over() {
+                parts.trouble.borrow_mut().push(format!("the final checks of {name} did not end"));
+            }
+        }
+    }
+
+    fn workload_named(&self, name: &str) -> Arc<dyn Workload<E>> {
+        let found = self.workloads.iter().find(|workload| workload.name() == name);
+        Arc::clone(found.unwrap_or_else(|| panic!("the plan names the workload {name}, which nobody offers")))
+    }
+}
+
+/// What one run is made of.
+struct Parts<E> {
+    plan: Rc<Plan>,
+    world: World,
+    run: Rc<Run<E>>,
+    coverage: Rc<Coverage>,
+    stage: RefCell<Option<Stage<E>>>,
+    /// Why the run may not pass although nothing was violated.
+    trouble: RefCell<Vec<String>>,
+    _installed: (run::Installed, buggify::Installed, Surroundings),
+}
+
+type Stage<E> = (Rc<Fleet<E>>, Rc<Nemesis<E>>);
+
+impl<E: Clone + 'static> Parts<E> {
+    fn new(plan: &Rc<Plan>, system: Rc<dyn System<Event = E>>, request: &RunRequest) -> Parts<E> {
+        let world = World::new(world_config(plan, request.window));
+        let coverage = Coverage::new(&plan.buggify);
+        let run = Run::new(system);
+        let violated = Rc::downgrade(&run);
+        coverage.on_violation(move |site, at_ns, who, details| {
+            if let Some(run) = violated.upgrade() {
+                let message = if details.is_empty() { site.message.to_owned() } else { details };
+                run.violate(format!("always:{}", site.id()), message, at_ns, Some(world::host_name(who.host)));
+            }
+        });
+        let hook = Rc::new(Hook(Rc::clone(&coverage)));
+        let installed = (run.install(), buggify::install(hook), surroundings::install(plan.key));
+        Parts {
+            plan: Rc::clone(plan),
+            world,
+            run,
+            coverage,
+            stage: RefCell::default(),
+            trouble: RefCell::default(),
+            _installed: installed,
+        }
+    }
+
+    /// A violation was seen: what follows can only blur it.
+    fn is_over(&self) -> bool {
+        self.run.is_violated() || !self.world.panics().is_empty()
+    }
+
+    fn into_record(self, request: &RunRequest, outcome: Result<(), Halt>) -> RunRecord {
+        let at_ns = self.world.now();
+        // Panics are reported below, each with its host.
+        if let Err(halt) = &outcome
+            && !matches!(halt, Halt::Panic { .. })
+        {
+            self.run.violate(halt.property().to_owned(), halt.to_string(), at_ns, None);
+        }
+        for panic in self.world.panics() {
+            let node = Some(self.world.enter(|| world::host_name(panic.host)));
+            self.run.violate("panic".to_owned(), panic.message.clone(), panic.at_ns, node);
+        }
+        for escape in escape::taken() {
+            self.run.violate("process".to_owned(), format!("escape: {escape}"), at_ns, None);
+        }
+        if outcome.is_ok() {
+            self.run.finish(at_ns);
+        }
+        let metrics = self.metrics();
+        let mut violations = self.run.verdicts.borrow().violations().to_vec();
+        violations.extend(self.run.other_violations.borrow().iter().cloned());
+        violations.sort_by_key(|violation| violation.at_ns);
+        let assertions = self.coverage.assertions();
+        let oracles = self.run.verdicts.borrow().counts();
+        let doubts = self.doubts(&metrics);
+        let verdict = match (violations.is_empty(), doubts.is_empty()) {
+            (false, _) => Verdict::Fail,
+            (true, false) => Verdict::Inconclusive,
+            (true, true) => Verdict::Pass,
+        };
+        let (high, low) = self.world.digest();
+        let report = RunReport {
+            schema: SCHEMA,
+            seed: request.seed,
+            spec: self.plan.spec.clone(),
+            verdict,
+            digest: Some(format!("{high:016x}{low:016x}")),
+            events: Some(self.world.events()),
+            sim_time_ns: Some(at_ns),
+            wall_time_ms: 0,
+            cpu_time_ms: 0,
+            ops: Some(self.run.ops()),
+            faults: Some(self.faults()),
+            assertions: Some(assertions),
+            buggify: Some(self.coverage.buggify(&self.plan.buggify)),
+            oracles: Some(oracles),
+            power_loss: Some(self.power_loss()),
+            metrics: Some(metrics),
+            artifact: None,
+            violations,
+        };
+        if let Some((_, nemesis)) = self.stage.borrow().as_ref() {
+            nemesis.forget();
+        }
+        let history = if report.verdict == Verdict::Pass { Vec::new() } else { self.run.take_history() };
+        RunRecord {
+            plan: serde_json::to_value(&*self.plan).expect("a plan is plain data"),
+            summary: self.summary(&doubts),
+            checkpoints: self.world.checkpoints(),
+            events: self.world.trace(),
+            history,
+            report,
+        }
+    }
+
+    /// Why silence would mean nothing.
+    fn doubts(&self, metrics: &Metrics) -> Vec<String> {
+        let mut doubts = self.trouble.borrow().clone();
+        let verdicts = self.run.verdicts.borrow();
+        doubts.extend(verdicts.undecided().iter().cloned());
+        let wanted = &self.plan.conclusive;
+        let acked = self.run.ops().ok;
+        if acked < wanted.acked_min {
+            doubts.push(format!("only {acked} operations were acknowledged, {} are needed", wanted.acked_min));
+        }
+        if metrics.leader_changes < wanted.leader_changes_min {
+            doubts.push(format!(
+                "the leader changed {} times, {} are needed",
+                metrics.leader_changes, wanted.leader_changes_min
+            ));
+        }
+        for count in verdicts.counts() {
+            if count.nontrivial == 0 && !wanted.may_be_idle.contains(&count.property) {
+                doubts.push(format!("the oracle {} judged nothing", count.property));
+            }
+        }
+        let assertions = self.coverage.assertions();
+        for site in &wanted.sites {
+            if !assertions.iter().any(|count| count.id == *site && count.passes > 0) {
+                doubts.push(format!("stale: the site {site:?} was not reached"));
+            }
+        }
+        doubts
+    }
+
+    fn metrics(&self) -> Metrics {
+        let counts = self.world.enter(network::counts);
+        let mut metrics = Metrics {
+            rpcs: counts.sent,
+            bytes_sent: counts.sent_bytes,
+            write_latency_us: self.run.latency(OpKind::Write),
+            read_latency_us: self.run.latency(OpKind::Read),
+            ..Metrics::default()
+        };
+        if let Some((fleet, nemesis)) = self.stage.borrow().as_ref() {
+            fleet.metrics(&mut metrics);
+            metrics.partitions = nemesis.partitions.get();
+            let writes = self.run.acknowledged(OpKind::Write) * u64::from(self.plan.servers);
+            for role in [Role::Log, Role::State, Role::Snapshot] {
+                let syncs = self.disks().iter().map(|disk| disk.counters().role(role).syncs).sum();
+                metrics.syncs_per_commit.insert(role.name().to_owned(), ratio(syncs, writes));
+            }
+        }
+        self.run.system.metrics(&mut metrics);
+        metrics
+    }
+
+    /// The disks of the servers.
+    fn disks(&self) -> Vec<Disk> {
+        let hosts = self.stage.borrow().as_ref().map(|(fleet, _)| fleet.hosts.clone()).unwrap_or_default();
+        self.world.enter(|| hosts.into_iter().map(Disk::of).collect())
+    }
+
+    fn power_loss(&self) -> PowerLossReport {
+        let mut report = PowerLossReport::default();
+        for outcome in self.disks().iter().flat_map(Disk::power_losses) {
+            count_power_loss(&mut report, &outcome);
+        }
+        report.lost_then_served = self.run.lost_then_served.get();
+        report
+    }
+
+    /// What the nemesis did, and what disks and network did by themselves.
+    fn faults(&self) -> BTreeMap<String, FaultCount> {
+        let mut faults =
+            self.stage.borrow().as_ref().map(|(_, nemesis)| nemesis.ledger.counts()).unwrap_or_default();
+        for disk in self.disks() {
+            for (kind, count) in disk.counters().faults {
+                // Power losses are counted by the nemesis, and an error that it ordered is the error of its family.
+                match kind {
+                    fault::POWER_LOSS => {}
+                    fault::READ_ERROR | fault::WRITE_ERROR | fault::SYNC_ERROR => {
+                        faults.entry("disk-error".to_owned()).or_default().noticed += count.noticed;
+                    }
+                    _ => {
+                        let total = faults.entry(kind.to_owned()).or_default();
+                        total.injected += count.injected;
+                        total.noticed += count.noticed;
+                    }
+                }
+            }
+        }
+        let counts = self.world.enter(network::counts);
+        let spikes = faults.entry("spike".to_owned()).or_default();
+        spikes.injected = counts.spikes;
+        spikes.noticed = counts.spikes;
+        faults
+    }
+
+    fn summary(&self, doubts: &[String]) -> Vec<String> {
+        let plan = &self.plan;
+        let ops: usize = plan.clients.iter().map(|client| client.ops.len()).sum();
+        let mut lines = vec![format!(
+            "{} servers, {} clients, {ops} operations planned, {} faults planned, {} live fault points, order {}",
+            plan.servers,
+            plan.clients.len(),
+            plan.faults.len(),
+            plan.buggify.live.len(),
+            plan.world.order,
+        )];
+        lines.extend(doubts.iter().map(|doubt| format!("inconclusive: {doubt}")));
+        lines
+    }
+}
+
+fn count_power_loss(report: &mut PowerLossReport, outcome: &PowerLossOutcome) {
+    let moments = &mut report.moments;
+    match outcome.moment {
+        Moment::BeforeWrite => moments.before_write += 1,
+        Moment::BetweenWriteAndSync => moments.between_write_and_sync += 1,
+        Moment::InSync => moments.in_sync += 1,
+        Moment::InRecovery => moments.in_recovery += 1,
+    }
+    let shapes = &mut report.shapes;
+    match outcome.shape {
+        None => report.nothing_pending += 1,
+        Some(Shape::None) => shapes.none += 1,
+        Some(Shape::All) => shapes.all += 1,
+        Some(Shape::Prefix) => shapes.prefix += 1,
+        Some(Shape::Suffix) => shapes.suffix += 1,
+        Some(Shape::Holes) => shapes.holes += 1,
+        Some(Shape::Torn) => shapes.torn += 1,
+    }
+}
+
+fn world_config(plan: &Plan, window: Option<(u64, u64)>) -> WorldConfig {
+    let knobs = &plan.world;
+    WorldConfig {
+        seed: plan.key,
+        order: match knobs.order.as_str() {
+            "fifo" => Order::Fifo,
+            "pct" => Order::Pct { depth: PCT_DEPTH },
+            _ => Order::Uniform,
+        },
+        hold_probability_ppm: knobs.hold_ppm,
+        hold_ns_max: knobs.hold_ns_max,
+        time_budget: plan.duration_ns + plan.calm_ns_max + FORM_NS_MAX + CHECK_NS_MAX * 4,
+        window,
+        network: knobs.network.clone(),
+        ..WorldConfig::default()
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a ratio for people")]
+fn ratio(part: u64, whole: u64) -> f64 {
+    if whole == 0 { 0.0 } else { part as f64 / whole as f64 }
+}
+
+/// How often the run looks whether it is over.
+const WATCH_NS: u64 = 100_000_000;
+const CHECK_WATCH_NS: u64 = 10_000_000;
+/// Bound on forming a cluster.
+const FORM_NS_MAX: u64 = 20_000_000_000;
+/// Bound on the final checks of one workload.
+const CHECK_NS_MAX: u64 = 20_000_000_000;
+/// Change points of the PCT order.
+const PCT_DEPTH: u32 = 3;

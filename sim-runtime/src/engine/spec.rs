@@ -1,0 +1,227 @@
+//! A spec: from which plans a seed draws.
+//!
+//! Written in TOML (`workloads/specs/*.toml`) or built in code. Ranges are `[least, most]`, both included; chances are
+//! in percent. An unknown key is an error, since a misspelt fault is a fault that never happens.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+
+use super::plan::Conclusive;
+
+/// Least and most, both included.
+pub type Range = [u64; 2];
+
+/// From which plans a seed draws.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Spec {
+    pub name: String,
+    /// One line for people.
+    pub about: String,
+    /// One of these numbers is drawn.
+    pub servers: Vec<u32>,
+    pub duration_ms: Range,
+    /// Bound on convergence after the faults ended.
+    #[serde(default = "calm_ms_default")]
+    pub calm_ms_max: u64,
+    #[serde(default)]
+    pub workloads: BTreeMap<String, WorkloadSpec>,
+    #[serde(default)]
+    pub world: WorldSpec,
+    /// Fault families that may be switched on, by name.
+    #[serde(default)]
+    pub faults: BTreeMap<String, FamilySpec>,
+    #[serde(default)]
+    pub buggify: BuggifySpec,
+    /// Chance that a tunable of the system under test is drawn from its extremes.
+    #[serde(default)]
+    pub knob_chance: u64,
+    #[serde(default)]
+    pub conclusive: Conclusive,
+    /// The properties that a calibration spec must trip; empty for all others.
+    #[serde(default)]
+    pub expects: Vec<String>,
+}
+
+/// How much of a workload.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WorkloadSpec {
+    pub clients: Range,
+    /// Mean pause between two operations of a client.
+    #[serde(default = "pace_ms_default")]
+    pub pace_ms: Range,
+}
+
+/// Ranges of [`WorldKnobs`](super::plan::WorldKnobs). The default is a quiet world.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct WorldSpec {
+    /// One of these is drawn.
+    pub order: Vec<String>,
+    pub hold_ppm: Range,
+    pub hold_us_max: Range,
+    pub latency_us: Range,
+    pub jitter_us: Range,
+    pub spike_ppm: Range,
+    pub spike_ms_max: Range,
+    pub loss_ppm: Range,
+    pub disk_latency_percent: Range,
+    /// Chance that a disk operation takes `disk_tail_factor` times as long.
+    pub disk_tail_ppm: Range,
+    pub disk_tail_factor: Range,
+    /// Chance per disk operation that an episode begins in which nothing completes.
+    pub disk_stall_ppm: Range,
+    pub disk_stall_ms: Range,
+}
+
+impl Default for WorldSpec {
+    fn default() -> Self {
+        WorldSpec {
+            order: vec!["uniform".to_owned()],
+            hold_ppm: [0, 0],
+            hold_us_max: [0, 0],
+            latency_us: [200, 200],
+            jitter_us: [300, 300],
+            spike_ppm: [0, 0],
+            spike_ms_max: [0, 0],
+            loss_ppm: [0, 0],
+            disk_latency_percent: [100, 100],
+            disk_tail_ppm: [0, 0],
+            disk_tail_factor: [1, 1],
+            disk_stall_ppm: [0, 0],
+            disk_stall_ms: [0, 0],
+        }
+    }
+}
+
+/// One fault family.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FamilySpec {
+    /// Chance that a run has it at all, in percent.
+    pub chance: u64,
+    /// How many faults a run that has it gets.
+    pub count: Range,
+    /// How long each lasts; for crashes, how long the server is down.
+    #[serde(default)]
+    pub for_ms: Range,
+    /// Strength, in the unit of the family: ppm of loss, us of latency.
+    #[serde(default)]
+    pub strength: Range,
+}
+
+/// Fault points in product code.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BuggifySpec {
+    /// Chance that a site is live in a run, in percent.
+    pub live: u64,
+    /// Chance per visit of a live site, in percent.
+    pub fire: u64,
+}
+
+/// A spec that cannot be used, and why.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("spec {name}: {problem}")]
+pub struct SpecError {
+    pub name: String,
+    pub problem: String,
+}
+
+impl Spec {
+    /// Reads a spec. `name` is for the error message.
+    pub fn parse(name: &str, toml: &str) -> Result<Spec, SpecError> {
+        let error = |problem: String| SpecError { name: name.to_owned(), problem };
+        let spec: Spec = toml::from_str(toml).map_err(|failure| error(failure.to_string()))?;
+        spec.validate().map_err(error)?;
+        Ok(spec)
+    }
+
+    /// A quiet world without faults: `servers` servers for `seconds` virtual seconds.
+    pub fn quiet(name: &str, servers: u32, seconds: u64) -> Spec {
+        Spec {
+            name: name.to_owned(),
+            about: String::new(),
+            servers: vec![servers],
+            duration_ms: [seconds * 1000, seconds * 1000],
+            calm_ms_max: calm_ms_default(),
+            workloads: BTreeMap::new(),
+            world: WorldSpec::default(),
+            faults: BTreeMap::new(),
+            buggify: BuggifySpec::default(),
+            knob_chance: 0,
+            conclusive: Conclusive::default(),
+            expects: Vec::new(),
+        }
+    }
+
+    /// Adds a workload with so many clients.
+    pub fn with_workload(mut self, name: &str, clients: Range, pace_ms: Range) -> Spec {
+        self.workloads.insert(name.to_owned(), WorkloadSpec { clients, pace_ms });
+        self
+    }
+
+    /// Adds a fault family that every run has.
+    pub fn with_faults(mut self, family: &str, count: Range, for_ms: Range) -> Spec {
+        self.faults.insert(family.to_owned(), FamilySpec { chance: 100, count, for_ms, strength: [0, 0] });
+        self
+    }
+
+    fn validate(&self) -> Result<(), String> {
+        if self.servers.is_empty() || self.servers.contains(&0) {
+            return Err("`servers` lists how many servers a run may have, each at least 1".to_owned());
+        }
+        if let Some(order) = self.world.order.iter().find(|order| !ORDERS.contains(&order.as_str())) {
+            return Err(format!("`world.order` {order:?} is not one of {ORDERS:?}"));
+        }
+        if let Some(family) = self.faults.keys().find(|family| !FAMILIES.contains(&family.as_str())) {
+            return Err(format!("fault family {family:?} is not one of {FAMILIES:?}"));
+        }
+        let world = &self.world;
+        let mut ranges = vec![
+            ("duration_ms", self.duration_ms),
+            ("world.hold_ppm", world.hold_ppm),
+            ("world.hold_us_max", world.hold_us_max),
+            ("world.latency_us", world.latency_us),
+            ("world.jitter_us", world.jitter_us),
+            ("world.spike_ppm", world.spike_ppm),
+            ("world.spike_ms_max", world.spike_ms_max),
+            ("world.loss_ppm", world.loss_ppm),
+            ("world.disk_latency_percent", world.disk_latency_percent),
+            ("world.disk_tail_ppm", world.disk_tail_ppm),
+            ("world.disk_tail_factor", world.disk_tail_factor),
+            ("world.disk_stall_ppm", world.disk_stall_ppm),
+            ("world.disk_stall_ms", world.disk_stall_ms),
+        ];
+        for workload in self.workloads.values() {
+            ranges.push(("clients", workload.clients));
+            ranges.push(("pace_ms", workload.pace_ms));
+        }
+        for family in self.faults.values() {
+            ranges.push(("count", family.count));
+            ranges.push(("for_ms", family.for_ms));
+            ranges.push(("strength", family.strength));
+        }
+        if let Some((name, [least, most])) = ranges.into_iter().find(|(_, [least, most])| least > most) {
+            return Err(format!("`{name} = [{least}, {most}]` is empty: the first number is the least"));
+        }
+        Ok(())
+    }
+}
+
+fn calm_ms_default() -> u64 {
+    30_000
+}
+
+fn pace_ms_default() -> Range {
+    [10, 10]
+}
+
+/// Scheduling orders.
+pub const ORDERS: &[&str] = &["uniform", "fifo", "pct"];
+
+/// Fault families that the engine knows.
+pub const FAMILIES: &[&str] =
+    &["crash", "power-loss", "cluster-power-loss", "partition", "loss", "latency", "disk-error"];

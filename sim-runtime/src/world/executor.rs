@@ -1,0 +1,437 @@
+//! The executor: which ready task is polled next, when time advances, and when a run is given up.
+//!
+//! Polls take no virtual time. While a task is ready it is polled; otherwise time jumps to the next entry of the agenda,
+//! and everything due at that instant happens before any task is polled, so that the order of polls is the scheduler's
+//! and not that of the timers. A drawn hold makes a ready task wait while time goes on.
+
+use std::any::Any;
+use std::cmp::Ordering;
+use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context as TaskContext, Poll, Wake, Waker};
+
+use async_task::Runnable;
+
+use super::agenda::{Due, Kind};
+use super::config::{Order, WorldConfig};
+use super::draws::{self, Dice, Purpose};
+use super::slab::Key;
+use super::state::{Context, Entered, Inner, try_with};
+use super::task::{Completion, Meta, TaskEntry};
+use super::trace::{Class, NO_EVENT};
+use super::{Cause, Halt, Incarnation, Nanos, hash, panics};
+
+const SCHEDULE: Purpose = Purpose("schedule");
+
+/// After so many polls of one task at one instant, a PCT order lowers its priority: it may be waiting for a lower one.
+const PCT_POLLS_PER_INSTANT: u64 = 64;
+
+/// A ready task. The smallest key runs first; `sequence` makes the order total.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Ready {
+    key: u64,
+    sequence: u64,
+    task: Key,
+}
+
+impl PartialOrd for Ready {
+    fn partial_cmp(&self, other: &Ready) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Ready {
+    /// Reversed, since the standard heap yields the largest.
+    fn cmp(&self, other: &Ready) -> Ordering {
+        (other.key, other.sequence).cmp(&(self.key, self.sequence))
+    }
+}
+
+/// Polls at which the running task of a PCT order loses its priority, latest first.
+pub(crate) fn change_points(config: &WorldConfig, key: draws::Key) -> Vec<u64> {
+    let Order::Pct { depth } = config.order else { return Vec::new() };
+    let mut draws = key.stream(SCHEDULE, 0);
+    let mut points: Vec<u64> = (0..depth).map(|_| draws.below(config.pct_polls.max(1))).collect();
+    points.sort_unstable_by(|a, b| b.cmp(a));
+    points
+}
+
+/// Wakes the main future, which no runnable stands for.
+struct MainWaker {
+    meta: Meta,
+}
+
+impl Wake for MainWaker {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        try_with(|world| {
+            if world.address() == self.meta.world {
+                world.schedule(self.meta.key, None);
+            }
+        });
+    }
+}
+
+impl Inner {
+    /// Priority of a task in a PCT order; the smallest runs first.
+    pub fn priority(&self, id: u64) -> u64 {
+        match self.config.order {
+            Order::Pct { .. } => hash::mix(self.salt ^ hash::K2, id) >> 1,
+            Order::Uniform | Order::Fifo => 0,
+        }
+    }
+
+    /// A task was woken.
+    pub fn schedule(&self, key: Key, runnable: Option<Runnable<Meta>>) {
+        let mut tasks = self.tasks.borrow_mut();
+        let Some(entry) = tasks.get_mut(key) else {
+            drop(tasks);
+            self.bin.borrow_mut().extend(runnable);
+            return;
+        };
+        if entry.cancelled {
+            drop(tasks);
+            self.bin.borrow_mut().extend(runnable);
+            return;
+        }
+        entry.runnable = runnable;
+        if entry.scheduled {
+            return;
+        }
+        entry.scheduled = true;
+        entry.wakes += 1;
+        entry.cause = self.cause.get();
+        let (id, wakes, host) = (entry.id, entry.wakes, entry.incarnation.host);
+        drop(tasks);
+
+        let now = self.now.get();
+        if let Some(section_now) = self.section.borrow().as_ref().map(|section| section.now())
+            && section_now > now
+        {
+            // What a section does takes effect at the time it has reached.
+            self.hold(key, section_now, hash::mix(self.salt ^ id, wakes));
+            return;
+        }
+        if self.config.hold_probability_ppm > 0 {
+            let mut dice = Dice::new(hash::mix(self.salt ^ hash::K1 ^ id, wakes));
+            if dice.chance(self.config.hold_probability_ppm) {
+                let until = now + 1 + dice.below(self.config.hold_ns_max.max(1));
+                self.record_for(host, Class::Hold, "", &[id, until], (0, 0));
+                self.hold(key, until, dice.next_u64());
+                return;
+            }
+        }
+        self.enqueue(key);
+    }
+
+    fn hold(&self, key: Key, until: Nanos, tie: u64) {
+        self.agenda.borrow_mut().push(until, tie, Kind::Release, key);
+    }
+
+    /// Puts a scheduled task among the ready ones, or parks it while its host is paused.
+    pub fn enqueue(&self, key: Key) {
+        let tasks = self.tasks.borrow();
+        let Some(entry) = tasks.get(key).filter(|entry| entry.scheduled) else { return };
+        if self.park(entry.incarnation.host, key) {
+            return;
+        }
+        let sequence = self.ready_sequence.get() + 1;
+        self.ready_sequence.set(sequence);
+        let rank = match self.config.order {
+            Order::Uniform => hash::mix(self.salt ^ entry.id, entry.wakes),
+            Order::Fifo => sequence,
+            Order::Pct { .. } => entry.priority,
+        };
+        drop(tasks);
+        self.ready.borrow_mut().push(Ready { key: rank, sequence, task: key });
+    }
+
+    /// Cancels a task: its future is dropped when the bin is drained.
+    pub fn cancel(&self, key: Key) {
+        let (task, runnable) = {
+            let mut tasks = self.tasks.borrow_mut();
+            let Some(entry) = tasks.get_mut(key).filter(|entry| !entry.is_main && !entry.cancelled) else { return };
+            entry.cancelled = true;
+            (entry.task.take(), entry.runnable.take())
+        };
+        // Dropping the handle schedules a parked task once more, straight into the bin.
+        drop(task);
+        self.bin.borrow_mut().extend(runnable);
+    }
+
+    /// Drops the futures of cancelled tasks, each on behalf of its own incarnation.
+    pub fn drain(&self) {
+        if self.draining.replace(true) {
+            return;
+        }
+        loop {
+            let next = self.bin.borrow_mut().pop_front();
+            let Some(runnable) = next else { break };
+            let key = runnable.metadata().key;
+            let incarnation = self.tasks.borrow().get(key).map(|entry| entry.incarnation);
+            let context = match incarnation {
+                Some(incarnation) => Context { incarnation, task: key, mute: !self.is_alive(incarnation) },
+                None => Context { mute: true, ..Context::OUTSIDE },
+            };
+            self.in_context(context, self.cause.get(), || drop(runnable));
+            let entry = self.tasks.borrow_mut().remove(key);
+            drop(entry);
+        }
+        self.draining.set(false);
+    }
+
+    /// Runs `main` as the first task of host 0, until it completes or the run is given up.
+    pub fn run_main<T>(self: &Rc<Inner>, main: impl Future<Output = T>) -> Result<T, Halt> {
+        assert!(!self.running.get(), "this simulation is already running");
+        let entered = Entered::new(self);
+        panics::install_hook();
+        self.running.set(true);
+        self.halt.take();
+        let key = self.insert_main();
+        let waker = Waker::from(Arc::new(MainWaker { meta: Meta { world: self.address(), key } }));
+        self.schedule(key, None);
+
+        let mut output = None;
+        let result = {
+            let mut main = pin!(main);
+            let mut poll_main = || {
+                let poll = || main.as_mut().poll(&mut TaskContext::from_waker(&waker));
+                match catch_unwind(AssertUnwindSafe(poll)) {
+                    Ok(Poll::Pending) => MainPoll::Pending,
+                    Ok(Poll::Ready(value)) => {
+                        output = Some(value);
+                        MainPoll::Done
+                    }
+                    Err(payload) => MainPoll::Panicked(payload),
+                }
+            };
+            let result = self.run_until_done(key, &mut poll_main);
+            self.shut_down(key);
+            // The main future is dropped here, unless it completed: as part of a world that is over.
+            self.context.set(Context { mute: true, ..Context::OUTSIDE });
+            result
+        };
+        self.context.set(Context::OUTSIDE);
+        self.cause.set(NO_EVENT);
+        self.running.set(false);
+        drop(entered);
+        result.map(|()| output.expect("a run without a halt has completed its main future"))
+    }
+
+    #[track_caller]
+    fn insert_main(&self) -> Key {
+        self.revive_driver();
+        let mut entry = self.new_entry("main", self.driver(), Key::NONE);
+        entry.is_main = true;
+        self.tasks.borrow_mut().insert(entry)
+    }
+
+    fn run_until_done(&self, main: Key, poll_main: &mut dyn FnMut() -> MainPoll) -> Result<(), Halt> {
+        let mut done = false;
+        loop {
+            if let Some(halt) = self.halt.borrow_mut().take() {
+                return Err(halt);
+            }
+            if done {
+                return Ok(());
+            }
+            if self.trace.borrow().events() >= self.config.event_budget {
+                return Err(self.budget_exhausted("events"));
+            }
+            match self.next_ready() {
+                Some(key) if key == main => done = self.poll_main(key, poll_main)?,
+                Some(key) => self.poll_task(key)?,
+                None => self.advance()?,
+            }
+        }
+    }
+
+    fn next_ready(&self) -> Option<Key> {
+        loop {
+            let ready = self.ready.borrow_mut().pop()?;
+            let host = match self.tasks.borrow().get(ready.task) {
+                Some(entry) if entry.scheduled && !entry.cancelled => entry.incarnation.host,
+                _ => continue,
+            };
+            if !self.park(host, ready.task) {
+                return Some(ready.task);
+            }
+        }
+    }
+
+    /// Accounts for a poll and says on whose behalf it happens.
+    fn begin_poll(&self, key: Key) -> Result<Option<Runnable<Meta>>, Halt> {
+        let now = self.now.get();
+        let polls = self.polls.get();
+        self.polls.set(polls + 1);
+        let at_instant = self.polls_at_instant.get() + 1;
+        self.polls_at_instant.set(at_instant);
+        if at_instant > self.config.polls_per_instant_max {
+            return Err(self.livelock());
+        }
+        let mut tasks = self.tasks.borrow_mut();
+        let entry = tasks.get_mut(key).expect("a ready task exists");
+        entry.scheduled = false;
+        entry.waits_for = "";
+        if entry.polled_at != now {
+            entry.polled_at = now;
+            entry.polls_at_instant = 0;
+        }
+        entry.polls_at_instant += 1;
+        if matches!(self.config.order, Order::Pct { .. }) {
+            let changes = self.change_points.borrow_mut().pop_if(|point| *point <= polls).is_some();
+            if changes || entry.polls_at_instant % PCT_POLLS_PER_INSTANT == 0 {
+                // Demoted tasks rank behind all drawn priorities, the latest demoted last.
+                let demoted = self.demoted.get() + 1;
+                self.demoted.set(demoted);
+                entry.priority = (1 << 63) | demoted;
+            }
+        }
+        let runnable = entry.runnable.take();
+        let (incarnation, cause, name, fields) = (entry.incarnation, entry.cause, entry.name, [entry.id, entry.wakes]);
+        drop(tasks);
+        let event = self.record_caused(incarnation.host, Class::Poll, name, cause, &fields, (0, 0));
+        self.context.set(Context { incarnation, task: key, mute: false });
+        self.cause.set(event);
+        Ok(runnable)
+    }
+
+    fn end_poll(&self) {
+        self.context.set(Context::OUTSIDE);
+        if !self.bin.borrow().is_empty() {
+            self.drain();
+        }
+        while let Some((incarnation, cause)) = self.next_pending_kill() {
+            if self.is_alive(incarnation) {
+                self.kill(incarnation.host, cause);
+            }
+        }
+    }
+
+    fn next_pending_kill(&self) -> Option<(Incarnation, Cause)> {
+        self.pending_kills.borrow_mut().pop()
+    }
+
+    fn poll_main(&self, key: Key, poll_main: &mut dyn FnMut() -> MainPoll) -> Result<bool, Halt> {
+        self.begin_poll(key)?;
+        let polled = poll_main();
+        let done = match polled {
+            MainPoll::Pending => false,
+            MainPoll::Done => true,
+            MainPoll::Panicked(payload) => {
+                panics::record(payload.as_ref());
+                std::mem::forget(payload);
+                let last = self.panics.borrow().last().cloned();
+                return Err(last.map_or(Halt::Stopped, Halt::Panic));
+            }
+        };
+        self.end_poll();
+        Ok(done)
+    }
+
+    fn poll_task(&self, key: Key) -> Result<(), Halt> {
+        let Some(runnable) = self.begin_poll(key)? else { return Ok(()) };
+        runnable.run();
+        let completion = self.completed.replace(Completion::Pending);
+        self.context.set(Context::OUTSIDE);
+        let ended = {
+            let mut tasks = self.tasks.borrow_mut();
+            // A task cancelled by itself has dropped its future in `run` and is gone too.
+            let is_over = |entry: &TaskEntry| completion != Completion::Pending || entry.cancelled;
+            if tasks.get(key).is_some_and(is_over) { tasks.remove(key) } else { None }
+        };
+        if let Some(entry) = ended {
+            if let Some(task) = entry.task {
+                task.detach();
+            }
+            if entry.is_root {
+                self.root_ended(entry.incarnation, completion);
+            }
+        }
+        self.end_poll();
+        Ok(())
+    }
+
+    /// Nothing is ready: jumps to the next entry of the agenda and lets everything due then happen.
+    fn advance(&self) -> Result<(), Halt> {
+        let next = self.agenda.borrow_mut().pop();
+        let Some(first) = next else { return Err(self.deadlock()) };
+        let now = self.now.get();
+        if first.at > now {
+            if first.at > self.config.time_budget {
+                return Err(self.budget_exhausted("virtual time"));
+            }
+            self.now.set(first.at);
+            self.polls_at_instant.set(0);
+        }
+        self.happen(first);
+        loop {
+            let next = self.agenda.borrow_mut().pop_due(self.now.get());
+            match next {
+                Some(due) => self.happen(due),
+                None => return Ok(()),
+            }
+        }
+    }
+
+    fn happen(&self, due: Due) {
+        self.cause.set(NO_EVENT);
+        match due.kind {
+            Kind::Timer => self.fire_timer(due.key),
+            Kind::Release => self.enqueue(due.key),
+            Kind::Packet => self.deliver(due.key),
+            Kind::Action => self.act(due.key),
+            Kind::Section => self.end_section(due.key),
+        }
+        self.cause.set(NO_EVENT);
+    }
+
+    fn act(&self, key: Key) {
+        let Some((action, cause)) = self.actions.borrow_mut().remove(key) else { return };
+        let event = self.record_caused(super::HostId::DRIVER, Class::Action, "", cause, &[], (0, 0));
+        self.in_context(Context::OUTSIDE, event, || {
+            if let Err(payload) = catch_unwind(AssertUnwindSafe(action)) {
+                let message = panics::record(payload.as_ref());
+                std::mem::forget(payload);
+                panics::unhandled(&message);
+            }
+        });
+        self.end_poll();
+    }
+
+    pub fn is_live(&self, due: &Due) -> bool {
+        match due.kind {
+            Kind::Timer => self.timers.borrow().get(due.key).is_some(),
+            Kind::Release => self.tasks.borrow().get(due.key).is_some(),
+            Kind::Packet | Kind::Action | Kind::Section => true,
+        }
+    }
+
+    /// Ends every host and forgets everything that was still to happen.
+    fn shut_down(&self, main: Key) {
+        self.context.set(Context::OUTSIDE);
+        self.kill_everything();
+        let entry = self.tasks.borrow_mut().remove(main);
+        drop(entry);
+        self.ready.borrow_mut().clear();
+        self.agenda.borrow_mut().clear();
+        let actions = std::mem::replace(&mut *self.actions.borrow_mut(), super::slab::Slab::new());
+        let timers = std::mem::replace(&mut *self.timers.borrow_mut(), super::slab::Slab::new());
+        self.context.set(Context { mute: true, ..Context::OUTSIDE });
+        drop((actions, timers));
+        let mailboxes = self.network.borrow_mut().clear();
+        drop(mailboxes);
+    }
+}
+
+enum MainPoll {
+    Pending,
+    Done,
+    Panicked(Box<dyn Any + Send>),
+}

@@ -1,0 +1,257 @@
+//! The state of one world, and how code on its thread reaches it.
+//!
+//! A const thread-local holds the world that is running; every free function of [`super`] goes through it. The parts sit
+//! in cells of their own and **no user code runs while one is borrowed**: wakers, destructors and actions are moved out
+//! first, since each of them may call back into the world.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::rc::Rc;
+
+use async_task::Runnable;
+
+use super::agenda::Agenda;
+use super::clock::TimerEntry;
+use super::config::WorldConfig;
+use super::draws;
+use super::executor::Ready;
+use super::host::{Host, KillHook};
+use super::network::Network;
+use super::panics::PanicRecord;
+use super::section::{Pending, Section};
+use super::slab::{Key, Slab};
+use super::task::{Completion, Meta, TaskEntry};
+use super::trace::{Class, Event, NO_EVENT, Trace};
+use super::{Cause, Halt, HostId, Incarnation, Nanos, hash};
+
+thread_local! {
+    static CURRENT: RefCell<Option<Rc<Inner>>> = const { RefCell::new(None) };
+}
+
+/// Runs `f` on the world of this thread.
+///
+/// # Panics
+/// Outside a world: the caller is simulation code that runs where nothing is simulated.
+#[track_caller]
+#[inline]
+pub(crate) fn with<R>(f: impl FnOnce(&Inner) -> R) -> R {
+    match try_with(f) {
+        Some(result) => result,
+        None => outside(),
+    }
+}
+
+#[cold]
+#[track_caller]
+fn outside() -> ! {
+    panic!("this needs a running simulation: call it inside World::run or World::enter")
+}
+
+/// Runs `f` on the world of this thread, if there is one.
+#[inline]
+pub(crate) fn try_with<R>(f: impl FnOnce(&Inner) -> R) -> Option<R> {
+    CURRENT.try_with(|current| current.borrow().as_deref().map(f)).ok().flatten()
+}
+
+/// Makes a world that of this thread until dropped.
+pub(crate) struct Entered {
+    /// Entering a world that is already entered changes nothing.
+    again: bool,
+}
+
+impl Entered {
+    /// # Panics
+    /// If another world is running on this thread.
+    pub fn new(world: &Rc<Inner>) -> Entered {
+        CURRENT.with(|current| {
+            let mut current = current.try_borrow_mut().expect("no simulation starts from inside a call into another");
+            let again = current.as_ref().is_some_and(|running| Rc::ptr_eq(running, world));
+            assert!(again || current.is_none(), "another simulation is already running on this thread");
+            if !again {
+                *current = Some(world.clone());
+            }
+            Entered { again }
+        })
+    }
+}
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        if !self.again {
+            // The world itself may be dropped here: outside of the borrow, since destructors may look for it.
+            let world = CURRENT.with(|current| current.borrow_mut().take());
+            drop(world);
+        }
+    }
+}
+
+/// On whose behalf code is running.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Context {
+    pub incarnation: Incarnation,
+    /// [`Key::NONE`] outside any task.
+    pub task: Key,
+    /// The incarnation is dead: what it does has no effect.
+    pub mute: bool,
+}
+
+impl Context {
+    pub const OUTSIDE: Context = Context { incarnation: Incarnation::DRIVER, task: Key::NONE, mute: false };
+}
+
+pub(crate) type Action = Box<dyn FnOnce()>;
+
+pub(crate) struct Inner {
+    pub config: WorldConfig,
+    pub key: draws::Key,
+    /// Hash of the seed, for orders and ties.
+    pub salt: u64,
+    pub now: Cell<Nanos>,
+    pub context: Cell<Context>,
+    /// Number of the event being processed.
+    pub cause: Cell<u64>,
+    pub trace: RefCell<Trace>,
+
+    pub tasks: RefCell<Slab<TaskEntry>>,
+    pub ready: RefCell<std::collections::BinaryHeap<Ready>>,
+    pub ready_sequence: Cell<u64>,
+    pub spawned: Cell<u64>,
+    /// Set by the running task when its future is over.
+    pub completed: Cell<Completion>,
+    /// Runnables of cancelled tasks: dropped, never run.
+    pub bin: RefCell<VecDeque<Runnable<Meta>>>,
+    pub draining: Cell<bool>,
+    pub polls: Cell<u64>,
+    pub polls_at_instant: Cell<u64>,
+    /// Polls at which the running task of a PCT order loses its priority, latest first.
+    pub change_points: RefCell<Vec<u64>>,
+    pub demoted: Cell<u64>,
+
+    pub agenda: RefCell<Agenda>,
+    pub timers: RefCell<Slab<TimerEntry>>,
+    pub actions: RefCell<Slab<(Action, u64)>>,
+    /// Ties of what no task asked for.
+    pub untasked: Cell<u64>,
+
+    pub hosts: RefCell<Vec<Host>>,
+    pub kill_hooks: RefCell<Vec<KillHook>>,
+    pub pending_kills: RefCell<Vec<(Incarnation, Cause)>>,
+    pub network: RefCell<Network>,
+
+    pub section: RefCell<Option<Section>>,
+    pub pending_sections: RefCell<Slab<Pending>>,
+
+    pub panics: RefCell<Vec<PanicRecord>>,
+    pub halt: RefCell<Option<Halt>>,
+    pub running: Cell<bool>,
+}
+
+impl Inner {
+    pub fn new(config: WorldConfig) -> Inner {
+        let key = draws::Key::of_seed(config.seed);
+        let trace = Trace::new(config.checkpoint_every_log2, config.window, config.ring, config.notes);
+        let network = Network::new(config.network.clone(), key);
+        let change_points = super::executor::change_points(&config, key);
+        Inner {
+            key,
+            salt: hash::mix(config.seed, hash::text("order")),
+            now: Cell::new(0),
+            context: Cell::new(Context::OUTSIDE),
+            cause: Cell::new(NO_EVENT),
+            trace: RefCell::new(trace),
+            tasks: RefCell::new(Slab::new()),
+            ready: RefCell::default(),
+            ready_sequence: Cell::new(0),
+            spawned: Cell::new(0),
+            completed: Cell::new(Completion::Pending),
+            bin: RefCell::default(),
+            draining: Cell::new(false),
+            polls: Cell::new(0),
+            polls_at_instant: Cell::new(0),
+            change_points: RefCell::new(change_points),
+            demoted: Cell::new(0),
+            agenda: RefCell::default(),
+            timers: RefCell::new(Slab::new()),
+            actions: RefCell::new(Slab::new()),
+            untasked: Cell::new(0),
+            hosts: RefCell::new(vec![Host::driver(config.wall_epoch_ns)]),
+            kill_hooks: RefCell::default(),
+            pending_kills: RefCell::default(),
+            network: RefCell::new(network),
+            section: RefCell::new(None),
+            pending_sections: RefCell::new(Slab::new()),
+            panics: RefCell::default(),
+            halt: RefCell::new(None),
+            running: Cell::new(false),
+            config,
+        }
+    }
+
+    /// Tells handles of this world from those of another. Compared only, never part of a decision.
+    pub fn address(&self) -> usize {
+        std::ptr::from_ref(self) as usize
+    }
+
+    #[inline]
+    pub fn is_mute(&self) -> bool {
+        self.context.get().mute
+    }
+
+    /// Virtual time as the running code sees it: inside a section, with the I/O time used so far.
+    #[inline]
+    pub fn seen_now(&self) -> Nanos {
+        self.section.borrow().as_ref().map_or(self.now.get(), Section::now)
+    }
+
+    /// Records an event of the current incarnation, caused by the event being processed.
+    pub fn record(&self, class: Class, label: &'static str, fields: &[u64], bytes: (usize, u64)) -> u64 {
+        let host = self.context.get().incarnation.host;
+        self.record_for(host, class, label, fields, bytes)
+    }
+
+    pub fn record_for(
+        &self,
+        host: HostId,
+        class: Class,
+        label: &'static str,
+        fields: &[u64],
+        bytes: (usize, u64),
+    ) -> u64 {
+        self.record_caused(host, class, label, self.cause.get(), fields, bytes)
+    }
+
+    pub fn record_caused(
+        &self,
+        host: HostId,
+        class: Class,
+        label: &'static str,
+        cause: u64,
+        fields: &[u64],
+        bytes: (usize, u64),
+    ) -> u64 {
+        let at = self.seen_now();
+        let event = Event { class, at, host, label, cause, fields, bytes };
+        self.trace.borrow_mut().record(&event)
+    }
+
+    /// A tie-break for something due at `at`, asked for by the running task: hash of (seed, task, how manieth).
+    pub fn next_tie(&self) -> u64 {
+        let task = self.context.get().task;
+        if let Some(entry) = self.tasks.borrow_mut().get_mut(task) {
+            entry.ties += 1;
+            return hash::mix(self.salt ^ entry.id, entry.ties);
+        }
+        let ordinal = self.untasked.get() + 1;
+        self.untasked.set(ordinal);
+        hash::mix(self.salt, ordinal)
+    }
+
+    /// Runs `f` on behalf of another context and comes back.
+    pub fn in_context<R>(&self, context: Context, cause: u64, f: impl FnOnce() -> R) -> R {
+        let before = (self.context.replace(context), self.cause.replace(cause));
+        let result = f();
+        self.context.set(before.0);
+        self.cause.set(before.1);
+        result
+    }
+}

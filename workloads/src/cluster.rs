@@ -1,0 +1,323 @@
+//! `aspen` as a system under test: what boots on a server, who leads, when the cluster has recovered.
+//!
+//! What openraft says about itself is gathered by a task on the node's own host and kept in a view for role names
+//! (`Leader`, `Follower(0)`) and for convergence. The view is outside all machines: it outlives a node that dies.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use aspen::node::{Node, StopReason};
+use aspen::types::{Member, NodeId, TypeConfig};
+use openraft::RaftMetrics;
+use openraft::async_runtime::watch::WatchReceiver;
+use openraft::type_config::alias::WatchReceiverOf;
+use sim_runtime::disk::{Disk, Role as FileRole};
+use sim_runtime::engine::report::Metrics;
+use sim_runtime::engine::run;
+use sim_runtime::engine::system::{Cluster, DownCause, Exit, Knob, Outside, Phase, Process, Server, System};
+use sim_runtime::engine::Oracle;
+use sim_runtime::world::{self, HostId};
+
+use crate::config;
+use crate::env::SimEnv;
+use crate::event::{Down, Event, ImageReason, NodeMetrics, Role};
+use crate::image;
+use crate::metrics::node_metrics;
+use crate::oracles;
+use crate::transport;
+
+thread_local! {
+    static VIEW: RefCell<View> = RefCell::default();
+}
+
+/// What is known of the cluster from outside.
+#[derive(Default)]
+struct View {
+    nodes: BTreeMap<u32, Seen>,
+    leaders: BTreeMap<u64, NodeId>,
+    elections: u64,
+    /// Highest index that any node reported as committed, for sampling images at commits.
+    committed: u64,
+    commit_images: u32,
+}
+
+#[derive(Clone)]
+struct Seen {
+    host: HostId,
+    boot: u32,
+    metrics: NodeMetrics,
+}
+
+/// The Raft node on the server with this index.
+pub fn node_id(server: u32) -> NodeId {
+    u64::from(server) + 1
+}
+
+/// `aspen`, simulated.
+pub struct AspenCluster {
+    quorum_images: bool,
+}
+
+impl AspenCluster {
+    pub fn new() -> AspenCluster {
+        VIEW.set(View::default());
+        AspenCluster { quorum_images: true }
+    }
+}
+
+impl Default for AspenCluster {
+    fn default() -> Self {
+        AspenCluster::new()
+    }
+}
+
+impl System for AspenCluster {
+    type Event = Event;
+
+    fn server(&self, server: Server<Event>) -> Process {
+        let sample_images = self.quorum_images;
+        Box::pin(async move { serve(server, sample_images).await })
+    }
+
+    fn form<'a>(&'a self, cluster: &'a Cluster) -> Outside<'a, Result<(), String>> {
+        Box::pin(async move {
+            let deadline = world::now_ns() + cluster.bound_ns;
+            while leader().is_none() {
+                if world::now_ns() > deadline {
+                    return Err("no leader was elected".to_owned());
+                }
+                world::sleep(POLL).await;
+            }
+            Ok(())
+        })
+    }
+
+    fn resolve(&self, role: &str) -> Option<u32> {
+        let leader = leader();
+        if role == "Leader" {
+            return leader;
+        }
+        let nth: usize = role.strip_prefix("Follower(")?.strip_suffix(')')?.parse().ok()?;
+        VIEW.with_borrow(|view| view.nodes.keys().copied().filter(|server| Some(*server) != leader).nth(nth))
+    }
+
+    fn roles(&self, servers: u32) -> Vec<String> {
+        let followers = (0..servers.saturating_sub(1)).map(|nth| format!("Follower({nth})"));
+        // As likely as all followers together: most of what can go wrong goes wrong at the leader.
+        let leaders = (1..servers).map(|_| "Leader".to_owned());
+        leaders.chain(followers).collect()
+    }
+
+    fn knobs(&self) -> &'static [Knob] {
+        config::knobs()
+    }
+
+    fn site_prefixes(&self) -> &'static [&'static str] {
+        &["aspen::"]
+    }
+
+    fn file_role(&self) -> fn(&str) -> FileRole {
+        config::file_role
+    }
+
+    fn converge<'a>(&'a self, cluster: &'a Cluster) -> Outside<'a, Result<(), String>> {
+        Box::pin(async move {
+            let deadline = world::now_ns() + cluster.bound_ns;
+            loop {
+                match apart(cluster.servers.len()) {
+                    None => return Ok(()),
+                    Some(reason) if world::now_ns() > deadline => return Err(reason),
+                    Some(_) => world::sleep(POLL).await,
+                }
+            }
+        })
+    }
+
+    fn down(&self, server: u32, host: HostId, boot: u32, cause: DownCause) {
+        VIEW.with_borrow_mut(|view| view.nodes.remove(&server));
+        let node = node_id(server);
+        let down = match cause {
+            DownCause::Crash => Down::Crash,
+            DownCause::PowerLoss => Down::PowerLoss,
+            DownCause::Stopped => Down::Stopped,
+            DownCause::Failed => Down::Fatal,
+        };
+        run::emit_about(host, boot, Event::Down { node, cause: down });
+        if cause == DownCause::PowerLoss {
+            emit_image(server, host, boot, ImageReason::PowerLoss);
+        }
+    }
+
+    fn phase(&self, phase: Phase) {
+        let outside = world::current();
+        match phase {
+            Phase::Calm => run::emit_about(outside.host, outside.boot, Event::Calm),
+            Phase::Converged(result) => {
+                run::emit_about(outside.host, outside.boot, Event::Converged { result });
+            }
+            Phase::End => {
+                let nodes = VIEW.with_borrow(|view| view.nodes.clone());
+                for (server, seen) in nodes {
+                    emit_image(server, seen.host, seen.boot, ImageReason::End);
+                }
+            }
+        }
+    }
+
+    fn oracles(&self) -> Vec<Box<dyn Oracle<Event>>> {
+        oracles::all(&oracles::OracleConfig::default())
+    }
+
+    fn metrics(&self, metrics: &mut Metrics) {
+        VIEW.with_borrow(|view| {
+            metrics.elections = view.elections;
+            let terms: Vec<NodeId> = view.leaders.values().copied().collect();
+            let changes = terms.windows(2).filter(|pair| pair[0] != pair[1]).count();
+            metrics.leader_changes = u64::try_from(changes).unwrap_or(u64::MAX);
+        });
+    }
+
+    fn history(&self, event: &Event) -> Option<serde_json::Value> {
+        match event {
+            Event::Invoked { client, op, action } => {
+                Some(serde_json::json!({ "client": client, "op": op, "invoked": action }))
+            }
+            Event::Returned { client, op, result } => {
+                Some(serde_json::json!({ "client": client, "op": op, "returned": result }))
+            }
+            Event::Down { node, cause } => Some(serde_json::json!({ "node": node, "down": format!("{cause:?}") })),
+            Event::Serving { node } => Some(serde_json::json!({ "node": node, "serving": true })),
+            _ => None,
+        }
+    }
+}
+
+/// One boot of one node, until it stops.
+async fn serve(server: Server<Event>, sample_images: bool) -> Exit {
+    let node = node_id(server.index);
+    server.emit(Event::Booted { node });
+    let env = SimEnv::new(Some(node));
+    let config = config::node_config(&server);
+    let started = match Node::start(env, config).await {
+        Ok(started) => started,
+        Err(error) => return Exit::Failed(error.to_string()),
+    };
+    let view = watch(&server, node, started.raft().metrics(), sample_images);
+    world::spawn("metrics", view);
+    server.emit(Event::Serving { node });
+    server.serving();
+    if server.index == 0 {
+        let members: BTreeMap<NodeId, Member> = (0u32..)
+            .zip(&server.hosts)
+            .map(|(index, host)| (node_id(index), Member { address: transport::address(*host) }))
+            .collect();
+        // Refused on every boot but the first, which is what is wanted.
+        let _ = started.initialize(members).await;
+    }
+    match started.stopped().await {
+        StopReason::Requested => Exit::Stopped,
+        StopReason::Failed(reason) => Exit::Failed(reason),
+    }
+}
+
+/// Keeps the view of one node current, and tells the oracles.
+fn watch(
+    server: &Server<Event>,
+    node: NodeId,
+    mut metrics: WatchReceiverOf<TypeConfig<SimEnv>, RaftMetrics<TypeConfig<SimEnv>>>,
+    sample: bool,
+) -> impl Future<Output = ()> + Send + use<> {
+    let (index, host, boot, servers) = (server.index, server.host, server.boot, server.hosts.clone());
+    async move {
+        loop {
+            let now = node_metrics(node, &metrics.borrow_watched());
+            let seen = Seen { host, boot, metrics: now.clone() };
+            let new_commit = VIEW.with_borrow_mut(|view| view.update(index, seen));
+            run::emit(host, boot, Event::Metrics(Box::new(now)));
+            if new_commit && sample {
+                for (other, host) in (0u32..).zip(&servers) {
+                    emit_image(other, *host, 0, ImageReason::Commit);
+                }
+            }
+            if metrics.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+impl View {
+    /// Takes note of a node's state. Returns whether the images of this moment should be looked at.
+    fn update(&mut self, server: u32, seen: Seen) -> bool {
+        let metrics = &seen.metrics;
+        if metrics.role == Role::Leader && self.leaders.insert(metrics.term, metrics.node).is_none() {
+            self.elections += 1;
+        }
+        let committed = metrics.committed.map_or(0, |id| id.index);
+        self.nodes.insert(server, seen);
+        if committed <= self.committed {
+            return false;
+        }
+        self.committed = committed;
+        // Early commits and then fewer and fewer: an image costs as much as many operations.
+        let due = self.commit_images < COMMIT_IMAGES_MAX && world::entity(&[committed]) % COMMIT_IMAGE_ONE_IN == 0;
+        self.commit_images += u32::from(due);
+        due
+    }
+}
+
+/// The server whose node leads in the highest term, as far as is known.
+fn leader() -> Option<u32> {
+    VIEW.with_borrow(|view| {
+        let leaders = view.nodes.iter().filter(|(_, seen)| seen.metrics.role == Role::Leader);
+        leaders.max_by_key(|(_, seen)| seen.metrics.term).map(|(server, _)| *server)
+    })
+}
+
+/// Why the cluster has not converged; `None` when it has.
+fn apart(servers: usize) -> Option<String> {
+    VIEW.with_borrow(|view| {
+        if view.nodes.len() < servers {
+            return Some(format!("only {} of {servers} nodes run", view.nodes.len()));
+        }
+        let all: Vec<&NodeMetrics> = view.nodes.values().map(|seen| &seen.metrics).collect();
+        let leaders: Vec<_> = all.iter().filter(|metrics| metrics.role == Role::Leader).collect();
+        let [leader] = leaders.as_slice() else {
+            return Some(format!("{} nodes lead", leaders.len()));
+        };
+        for metrics in &all {
+            if metrics.leader != Some(leader.node) || metrics.term != leader.term {
+                return Some(format!("node {} does not follow node {}", metrics.node, leader.node));
+            }
+            if metrics.last_log_index != leader.last_log_index {
+                return Some(format!(
+                    "node {} has its log up to {:?}, the leader up to {:?}",
+                    metrics.node, metrics.last_log_index, leader.last_log_index
+                ));
+            }
+            if metrics.applied.map(|id| id.index) != leader.last_log_index {
+                return Some(format!(
+                    "node {} has applied up to {:?}, the log ends at {:?}",
+                    metrics.node, metrics.applied, leader.last_log_index
+                ));
+            }
+        }
+        None
+    })
+}
+
+/// Decodes what a server's disk holds durably now and shows it to the oracles.
+fn emit_image(server: u32, host: HostId, boot: u32, reason: ImageReason) {
+    let disk = Disk::of(host);
+    let image = image::decode(&image::DurableFiles::new(&disk), &PathBuf::from(config::DATA_DIR));
+    run::emit_about(host, boot, Event::Image { node: node_id(server), image: Box::new(image), reason });
+}
+
+/// How often waiting code looks again.
+const POLL: Duration = Duration::from_millis(20);
+/// Images at commits per run.
+const COMMIT_IMAGES_MAX: u32 = 12;
+/// One commit in so many is looked at.
+const COMMIT_IMAGE_ONE_IN: u64 = 23;

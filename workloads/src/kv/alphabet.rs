@@ -1,0 +1,63 @@
+//! The operations of the `kv` workload, as they stand in a plan.
+//!
+//! Arguments are symbolic where the interesting value is only known at run time: a compare-and-swap expects what this
+//! client read last, or something certainly out of date. Every value written is unique: it begins with the client and
+//! the number of its operation, so that a value that is read names its write.
+
+use serde::{Deserialize, Serialize};
+
+/// One operation of a client.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum KvOp {
+    Set { key: u32, pad: u32 },
+    Delete { key: u32 },
+    Cas { key: u32, expect: Expectation, pad: u32 },
+    SetMulti { keys: Vec<u32>, pad: u32 },
+    Get { key: u32 },
+    Scan { from: u32, to: u32, limit: u32 },
+    /// Breaks a limit: must be refused before it is proposed.
+    Oversized { what: Oversize },
+    /// Ends the session, if there is one, and opens another.
+    RenewSession,
+}
+
+/// What a compare-and-swap expects.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Expectation {
+    Absent,
+    /// The value that this client saw or wrote last under the key; absence if it saw none.
+    LastValue,
+    /// The revision that this client saw last under the key.
+    LastRevision,
+    /// A revision that no key can have.
+    Impossible,
+}
+
+/// Which limit to break.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Oversize {
+    EmptyKey,
+    LongKey,
+    TooManyPairs,
+    NoPairs,
+    ScanOfNothing,
+}
+
+/// The key with this number.
+pub fn key(number: u32) -> Vec<u8> {
+    format!("key-{number:04}").into_bytes()
+}
+
+/// The unique value of a write: `client/op/part`, padded.
+pub fn value(client: u32, op: u64, part: usize, pad: u32) -> Vec<u8> {
+    let mut value = format!("{client}/{op}/{part}").into_bytes();
+    let pad = usize::try_from(pad).expect("a u32 is a usize");
+    if pad > 0 {
+        value.push(b' ');
+        value.resize(value.len() + pad, b'.');
+    }
+    value
+}

@@ -1,0 +1,237 @@
+//! A client at work: one operation after the other, each told to the oracles when it begins and when it ends.
+//!
+//! Even-numbered clients work through a session and so never see a write applied twice; the others are told *unknown*
+//! more often. What a client read last is the only thing it remembers.
+
+use std::collections::BTreeMap;
+
+use aspen::client::{Client as Aspen, ClientConfig};
+use aspen::command::{Answer, Command, Expect, KeyMeta, Outcome, Pair, Query, Reply};
+use aspen::error::{ClientError, ErrorOutcome};
+use buggify::{assert_always, assert_reachable, assert_sometimes};
+use sim_runtime::engine::{Client, OpKind, OpOutcome, PlannedOp};
+
+use super::alphabet::{Expectation, KvOp, Oversize, key, value};
+use crate::config;
+use crate::env::SimEnv;
+use crate::event::{Action, Event, OpResult};
+use crate::transport;
+
+/// Goes through the operations until they, or the time for them, are over.
+pub async fn work(client: Client<Event>, ops: Vec<PlannedOp>) {
+    let in_session = client.index.is_multiple_of(2);
+    let mut worker = Worker::new(client, in_session, false);
+    for planned in ops {
+        if !worker.client.wait_for_turn(&planned).await {
+            return;
+        }
+        let op: KvOp = serde_json::from_value(planned.op).expect("the plan was written by this workload");
+        worker.perform(op).await;
+    }
+}
+
+/// The last word: everything that is there, as one scan and key by key.
+pub async fn final_reads(client: Client<Event>) {
+    let mut worker = Worker::new(client, false, true);
+    let everything = Query::Scan { start: Vec::new(), end: None, limit: 10_000 };
+    worker.read(everything).await;
+    let keys: Vec<Vec<u8>> = worker.known.keys().cloned().collect();
+    for key in keys {
+        worker.read(Query::Get { key }).await;
+    }
+}
+
+struct Worker {
+    client: Client<Event>,
+    aspen: Aspen<SimEnv>,
+    in_session: bool,
+    /// What this client saw last under a key.
+    known: BTreeMap<Vec<u8>, Seen>,
+}
+
+struct Seen {
+    value: Option<Vec<u8>>,
+    revision: Option<u64>,
+}
+
+impl Worker {
+    fn new(client: Client<Event>, in_session: bool, patient: bool) -> Worker {
+        let addresses = client.servers.iter().map(|host| transport::address(*host)).collect();
+        let env = SimEnv::new(None);
+        let config: ClientConfig = config::client_config(|name| client.knob(name), client.index, in_session, patient);
+        Worker { aspen: Aspen::new(env, addresses, config), client, in_session, known: BTreeMap::new() }
+    }
+
+    async fn perform(&mut self, op: KvOp) {
+        match op {
+            KvOp::Set { key: number, pad } => {
+                self.write(|id| Command::Set { key: key(number), value: value(id.0, id.1, 0, pad) }).await;
+            }
+            KvOp::Delete { key: number } => self.write(|_| Command::Delete { key: key(number) }).await,
+            KvOp::Cas { key: number, expect, pad } => {
+                let expect = self.expectation(&key(number), expect);
+                self.write(move |id| Command::CompareAndSwap {
+                    key: key(number),
+                    expect,
+                    value: value(id.0, id.1, 0, pad),
+                })
+                .await;
+            }
+            KvOp::SetMulti { keys, pad } => {
+                self.write(move |id| Command::SetMulti {
+                    pairs: keys
+                        .iter()
+                        .enumerate()
+                        .map(|(part, number)| Pair { key: key(*number), value: value(id.0, id.1, part, pad) })
+                        .collect(),
+                })
+                .await;
+            }
+            KvOp::Get { key: number } => self.read(Query::Get { key: key(number) }).await,
+            KvOp::Scan { from, to, limit } => {
+                let end = Some(key(to).into());
+                self.read(Query::Scan { start: key(from), end, limit }).await;
+            }
+            KvOp::Oversized { what } => self.oversized(what).await,
+            KvOp::RenewSession => {
+                if self.in_session {
+                    // Whatever comes of it: the next write opens a session if there is none.
+                    let _ = self.aspen.close_session().await;
+                }
+            }
+        }
+    }
+
+    fn expectation(&self, key: &[u8], expect: Expectation) -> Expect {
+        let seen = self.known.get(key);
+        match expect {
+            Expectation::Absent => Expect::Absent,
+            Expectation::LastValue => match seen.and_then(|seen| seen.value.clone()) {
+                Some(value) => Expect::Value(value),
+                None => Expect::Absent,
+            },
+            Expectation::LastRevision => match seen.and_then(|seen| seen.revision) {
+                Some(revision) => Expect::ModRevision(revision),
+                None => Expect::Absent,
+            },
+            Expectation::Impossible => Expect::ModRevision(u64::MAX),
+        }
+    }
+
+    async fn oversized(&mut self, what: Oversize) {
+        let long = vec![b'k'; 1025];
+        match what {
+            Oversize::EmptyKey => self.write(|_| Command::Delete { key: Vec::new() }).await,
+            Oversize::LongKey => self.write(|_| Command::Delete { key: long }).await,
+            Oversize::TooManyPairs => {
+                self.write(|id| Command::SetMulti {
+                    pairs: (0..101).map(|part| Pair { key: key(0), value: value(id.0, id.1, part, 0) }).collect(),
+                })
+                .await;
+            }
+            Oversize::NoPairs => self.write(|_| Command::SetMulti { pairs: Vec::new() }).await,
+            Oversize::ScanOfNothing => self.read(Query::Scan { start: Vec::new(), end: None, limit: 0 }).await,
+        }
+    }
+
+    /// `command` is made for the ids of the client and the operation.
+    async fn write(&mut self, command: impl FnOnce((u32, u64)) -> Command) {
+        let op = self.client.begin();
+        let command = command((self.client.index, op));
+        self.invoked(op, Action::Write { session: None, command: command.clone() });
+        let result = self.aspen.execute(command.clone()).await;
+        if let Ok(reply) = &result {
+            self.learn(&command, reply);
+        }
+        let result = match result {
+            Ok(reply) => OpResult::Written(reply),
+            Err(error) => failed(&error),
+        };
+        self.returned(op, OpKind::Write, result);
+    }
+
+    async fn read(&mut self, query: Query) {
+        let op = self.client.begin();
+        self.invoked(op, Action::Read(query.clone()));
+        let result = match self.aspen.query(query.clone()).await {
+            Ok(answer) => {
+                self.learn_answer(&query, &answer);
+                OpResult::Answered(answer)
+            }
+            Err(error) => failed(&error),
+        };
+        assert_always!(!matches!(result, OpResult::Unknown(_)), "a failed read is definite");
+        self.returned(op, OpKind::Read, result);
+    }
+
+    fn invoked(&self, op: u64, action: Action) {
+        self.client.emit(Event::Invoked { client: self.client.index, op, action });
+    }
+
+    fn returned(&self, op: u64, kind: OpKind, result: OpResult) {
+        let outcome = match &result {
+            OpResult::Written(_) | OpResult::Answered(_) => OpOutcome::Ok,
+            OpResult::Failed(_) => OpOutcome::Failed,
+            OpResult::Unknown(_) => OpOutcome::Unknown,
+        };
+        assert_sometimes!(outcome == OpOutcome::Unknown, "an operation ended unknown");
+        assert_sometimes!(outcome == OpOutcome::Failed, "an operation failed for good");
+        self.client.emit(Event::Returned { client: self.client.index, op, result });
+        self.client.end(op, kind, outcome);
+    }
+
+    fn learn(&mut self, command: &Command, reply: &Reply) {
+        match (command, &reply.outcome) {
+            (Command::Set { key, value } | Command::CompareAndSwap { key, value, .. }, Outcome::Written { .. }) => {
+                self.saw(key, Some(value.clone()), Some(reply.revision));
+            }
+            (Command::SetMulti { pairs }, Outcome::Written { .. }) => {
+                for pair in pairs {
+                    self.saw(&pair.key, Some(pair.value.clone()), Some(reply.revision));
+                }
+            }
+            (Command::Delete { key }, Outcome::Deleted { existed }) => {
+                assert_sometimes!(!existed, "a delete found nothing");
+                self.saw(key, None, None);
+            }
+            (Command::CompareAndSwap { key, .. }, Outcome::NotMatched { found }) => {
+                assert_reachable!("a compare did not match");
+                assert_sometimes!(found.is_none(), "a compare found no key");
+                let revision = found.map(|KeyMeta { mod_revision, .. }| mod_revision);
+                self.saw(key, None, revision);
+            }
+            _ => {}
+        }
+    }
+
+    fn learn_answer(&mut self, query: &Query, answer: &Answer) {
+        match query {
+            Query::Get { key } => {
+                let row = answer.rows.first();
+                assert_sometimes!(row.is_none(), "a read found nothing");
+                let seen = row.map(|row| (row.value.clone(), row.meta.mod_revision));
+                let (value, revision) = seen.unzip();
+                self.saw(key, value, revision);
+            }
+            Query::Scan { .. } => {
+                assert_sometimes!(answer.rows.is_empty(), "a scan found nothing");
+                assert_sometimes!(answer.more, "a scan stopped at its limit");
+                for row in &answer.rows {
+                    self.saw(&row.key, Some(row.value.clone()), Some(row.meta.mod_revision));
+                }
+            }
+        }
+    }
+
+    fn saw(&mut self, key: &[u8], value: Option<Vec<u8>>, revision: Option<u64>) {
+        self.known.insert(key.to_vec(), Seen { value, revision });
+    }
+}
+
+fn failed(error: &ClientError) -> OpResult {
+    let text = error.to_string();
+    match error.outcome {
+        ErrorOutcome::Definite => OpResult::Failed(text),
+        ErrorOutcome::Unknown => OpResult::Unknown(text),
+    }
+}

@@ -1,0 +1,34 @@
+//! The `kv` workload: all commands and queries of the store, from one to eight concurrent clients.
+//!
+//! - [`alphabet`]: the operations as they stand in a plan
+//! - [`generator`]: draws them
+//! - [`client`]: carries them out and tells the oracles
+pub mod alphabet;
+pub mod client;
+pub mod generator;
+
+use sim_runtime::engine::{Client, ClientProcess, PlannedOp, Shape, Workload};
+use sim_runtime::world::draws::Stream;
+
+use crate::event::Event;
+
+/// See the module.
+pub struct Kv;
+
+impl Workload<Event> for Kv {
+    fn name(&self) -> &'static str {
+        "kv"
+    }
+
+    fn plan(&self, shape: &Shape, draws: &mut Stream) -> Vec<Vec<PlannedOp>> {
+        generator::plan(shape, draws)
+    }
+
+    fn client(&self, client: Client<Event>, ops: Vec<PlannedOp>) -> ClientProcess {
+        Box::pin(client::work(client, ops))
+    }
+
+    fn check(&self, client: Client<Event>) -> Option<ClientProcess> {
+        Some(Box::pin(client::final_reads(client)))
+    }
+}
