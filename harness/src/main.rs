@@ -1,23 +1,10 @@
-//! The shipped command line: `harness` over the simulations of `workloads`.
+//! The command line over aspen's workloads; everything is in the library.
 
 use std::process::ExitCode;
 
 use harness::Subject;
-use sim_runtime::engine::listing::{BugInfo, SpecInfo};
-use sim_runtime::engine::record::{RunRecord, RunRequest};
 
 fn main() -> ExitCode {
-    harness::main(Subject::new(run, specs, bugs))
-}
-
-fn run(request: &RunRequest) -> RunRecord {
-    unreachable!("no spec `{}` is offered", request.spec)
-}
-
-fn specs() -> Vec<SpecInfo> {
-    Vec::new()
-}
-
-fn bugs() -> Vec<BugInfo> {
-    Vec::new()
+    let subject = Subject::new(workloads::run, workloads::specs, workloads::bugs);
+    harness::main(Subject { check_plan: workloads::check_plan, ..subject })
 }

@@ -6,13 +6,14 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::rc::Rc;
 use std::time::Duration;
 
-use aspen::node::Node;
-use aspen::types::{Member, NodeId};
+use aspen::node::{Node, StopReason};
+use aspen::types::{Member, NodeId, TypeConfig};
+use openraft::RaftMetrics;
 use openraft::async_runtime::watch::WatchReceiver;
-use sim_runtime::disk::Disk;
+use openraft::type_config::alias::WatchReceiverOf;
+use sim_runtime::disk::{Disk, Role as FileRole};
 use sim_runtime::engine::report::Metrics;
 use sim_runtime::engine::run;
 use sim_runtime::engine::system::{Cluster, DownCause, Exit, Knob, Outside, Phase, Process, Server, System};
@@ -117,12 +118,8 @@ impl System for AspenCluster {
         &["aspen::"]
     }
 
-    fn file_roles(&self) -> &'static [&'static str] {
-        &["log", "state", "snapshot"]
-    }
-
-    fn file_role(&self, path: &str) -> &'static str {
-        config::file_role(path)
+    fn file_role(&self) -> fn(&str) -> FileRole {
+        config::file_role
     }
 
     fn converge<'a>(&'a self, cluster: &'a Cluster) -> Outside<'a, Result<(), String>> {
@@ -219,15 +216,19 @@ async fn serve(server: Server<Event>, sample_images: bool) -> Exit {
         // Refused on every boot but the first, which is what is wanted.
         let _ = started.initialize(members).await;
     }
-    let reason = started.failed().await;
-    Exit::Failed(reason.to_string())
+    match started.stopped().await {
+        StopReason::Requested => Exit::Stopped,
+        StopReason::Failed(reason) => Exit::Failed(reason),
+    }
 }
 
 /// Keeps the view of one node current, and tells the oracles.
-fn watch<R>(server: &Server<Event>, node: NodeId, mut metrics: R, sample: bool) -> impl Future<Output = ()> + Send + use<R>
-where
-    R: WatchReceiver<openraft::RaftMetrics<aspen::types::TypeConfig<SimEnv>>> + 'static,
-{
+fn watch(
+    server: &Server<Event>,
+    node: NodeId,
+    mut metrics: WatchReceiverOf<TypeConfig<SimEnv>, RaftMetrics<TypeConfig<SimEnv>>>,
+    sample: bool,
+) -> impl Future<Output = ()> + Send + use<> {
     let (index, host, boot, servers) = (server.index, server.host, server.boot, server.hosts.clone());
     async move {
         loop {

@@ -56,11 +56,11 @@ impl Env for SimEnv {
 
     fn open_log(&self, path: &Path, create: bool) -> io::Result<RedbFile> {
         let mode = OpenMode { create, create_new: false, truncate: false };
-        Ok(RedbFile::new(self.disk().open(text(path)?, mode)?))
+        RedbFile::open(text(path)?, mode)
     }
 
     fn sqlite_vfs(&self) -> Option<&'static str> {
-        Some(sqlite::VFS_NAME)
+        Some(sqlite::VFS_NAME.to_str().expect("the name is ASCII"))
     }
 
     fn create_dir_all(&self, path: &Path) -> io::Result<()> {

@@ -21,6 +21,7 @@ pub mod report;
 pub mod run;
 pub mod simulation;
 pub mod spec;
+mod surroundings;
 pub mod system;
 mod tickets;
 

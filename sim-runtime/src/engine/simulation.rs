@@ -18,8 +18,10 @@ use super::record::{RunRecord, RunRequest};
 use super::report::{FaultCount, Metrics, PowerLossReport, RunReport, SCHEMA, Verdict};
 use super::run::{self, Run};
 use super::spec::Spec;
+use super::surroundings::{self, Surroundings};
 use super::system::{Client, Cluster, OpKind, Phase, System, Workload};
 use crate::disk::{Disk, Moment, PowerLossOutcome, Role, Shape, fault};
+use crate::escape;
 use crate::world::{self, Halt, HostId, Order, World, WorldConfig, network};
 
 /// A system, its workloads and a spec: everything but the seed.
@@ -124,10 +126,8 @@ impl<E: Clone + 'static> Simulation<E> {
             hosts.push(host);
             let workload = self.workload_named(&client.workload);
             let (servers, ops, until_ns) = (servers.to_vec(), client.ops.clone(), plan.duration_ns);
-            world::boot(host, move || {
-                let handle = Client::new(index, host, world::current().boot, servers, until_ns);
-                workload.client(handle, ops)
-            });
+            let knobs = plan.knobs.clone();
+            world::boot(host, move || workload.client(Client::new(index, servers, until_ns, knobs), ops));
         }
         hosts
     }
@@ -139,10 +139,10 @@ impl<E: Clone + 'static> Simulation<E> {
         names.dedup();
         for (index, name) in (u32::try_from(plan.clients.len()).expect("few clients")..).zip(names) {
             let host = world::add_host(&format!("checker-{index}"));
-            let (workload, servers) = (self.workload_named(name), cluster.servers.clone());
+            let (workload, servers, knobs) = (self.workload_named(name), cluster.servers.clone(), plan.knobs.clone());
             world::boot(host, move || {
-                let handle = Client::new(index, host, world::current().boot, servers, u64::MAX);
-                workload.check(handle).unwrap_or_else(|| Box::pin(async {}))
+                let check = workload.check(Client::new(index, servers, u64::MAX, knobs));
+                check.unwrap_or_else(|| Box::pin(async {}))
             });
             let deadline = world::now_ns() + CHECK_NS_MAX;
             while world::running(host).is_some() && world::now_ns() < deadline && !parts.is_over() {
@@ -169,7 +169,7 @@ struct Parts<E> {
     stage: RefCell<Option<Stage<E>>>,
     /// Why the run may not pass although nothing was violated.
     trouble: RefCell<Vec<String>>,
-    _installed: (run::Installed, buggify::Installed),
+    _installed: (run::Installed, buggify::Installed, Surroundings),
 }
 
 type Stage<E> = (Rc<Fleet<E>>, Rc<Nemesis<E>>);
@@ -186,7 +186,8 @@ impl<E: Clone + 'static> Parts<E> {
                 run.violate(format!("always:{}", site.id()), message, at_ns, Some(world::host_name(who.host)));
             }
         });
-        let installed = (run.install(), buggify::install(Rc::new(Hook(Rc::clone(&coverage)))));
+        let hook = Rc::new(Hook(Rc::clone(&coverage)));
+        let installed = (run.install(), buggify::install(hook), surroundings::install(plan.key));
         Parts {
             plan: Rc::clone(plan),
             world,
@@ -214,6 +215,9 @@ impl<E: Clone + 'static> Parts<E> {
         for panic in self.world.panics() {
             let node = Some(self.world.enter(|| world::host_name(panic.host)));
             self.run.violate("panic".to_owned(), panic.message.clone(), panic.at_ns, node);
+        }
+        for escape in escape::taken() {
+            self.run.violate("process".to_owned(), format!("escape: {escape}"), at_ns, None);
         }
         if outcome.is_ok() {
             self.run.finish(at_ns);

@@ -15,10 +15,10 @@ use super::report::Metrics;
 use super::run::{self, OpOutcome};
 use crate::disk::Role;
 use crate::world::draws::Stream;
-use crate::world::{self, HostId, Nanos};
+use crate::world::{self, HostId, Incarnation, Nanos};
 
 /// A process on a simulated host.
-pub type Process = Pin<Box<dyn Future<Output = Exit> + Send>>;
+pub type Process = Pin<Box<dyn Future<Output = Exit>>>;
 /// A future that lives outside all machines.
 pub type Outside<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
 
@@ -154,7 +154,7 @@ pub trait Workload<E>: Send + Sync + 'static {
 }
 
 /// A client's process.
-pub type ClientProcess = Pin<Box<dyn Future<Output = ()> + Send>>;
+pub type ClientProcess = Pin<Box<dyn Future<Output = ()>>>;
 
 /// What a workload needs to know to plan.
 #[derive(Clone, Debug)]
@@ -184,7 +184,7 @@ pub struct Server<E> {
     pub boot: u32,
     /// Hosts of all servers, by index.
     pub hosts: Vec<HostId>,
-    pub knobs: BTreeMap<String, i64>,
+    knobs: BTreeMap<String, i64>,
     event: PhantomData<fn(E)>,
 }
 
@@ -202,7 +202,7 @@ impl<E: Clone + 'static> Server<E> {
 
     /// The value of a tunable in this run. Panics for a name that the system does not list.
     pub fn knob(&self, name: &str) -> i64 {
-        *self.knobs.get(name).unwrap_or_else(|| panic!("the system lists no knob named {name}"))
+        knob(&self.knobs, name)
     }
 
     /// Tells the oracles. Void once this boot is dead.
@@ -216,6 +216,10 @@ impl<E: Clone + 'static> Server<E> {
     }
 }
 
+fn knob(knobs: &BTreeMap<String, i64>, name: &str) -> i64 {
+    *knobs.get(name).unwrap_or_else(|| panic!("the system lists no knob named {name}"))
+}
+
 /// One client.
 pub struct Client<E> {
     /// Unique in the run, over all workloads.
@@ -226,21 +230,31 @@ pub struct Client<E> {
     pub servers: Vec<HostId>,
     /// No operation begins after this time.
     pub until_ns: Nanos,
+    knobs: BTreeMap<String, i64>,
     event: PhantomData<fn(E)>,
 }
 
 impl<E: Clone + 'static> Client<E> {
-    pub(super) fn new(index: u32, host: HostId, boot: u32, servers: Vec<HostId>, until_ns: Nanos) -> Client<E> {
-        Client { index, host, boot, servers, until_ns, event: PhantomData }
+    /// For the current incarnation.
+    pub(super) fn new(index: u32, servers: Vec<HostId>, until_ns: Nanos, knobs: BTreeMap<String, i64>) -> Client<E> {
+        let Incarnation { host, boot } = world::current();
+        Client { index, host, boot, servers, until_ns, knobs, event: PhantomData }
+    }
+
+    /// The value of a tunable in this run. Panics for a name that the system does not list.
+    pub fn knob(&self, name: &str) -> i64 {
+        knob(&self.knobs, name)
     }
 
     /// Waits until an operation may begin; `false` when the time for operations is over.
-    pub async fn wait_for_turn(&self, op: &PlannedOp) -> bool {
-        let now = world::now_ns();
-        if op.not_before_ns > now {
-            world::sleep_until_ns(op.not_before_ns).await;
+    pub fn wait_for_turn(&self, op: &PlannedOp) -> impl Future<Output = bool> + Send + use<E> {
+        let (not_before_ns, until_ns) = (op.not_before_ns, self.until_ns);
+        async move {
+            if not_before_ns > world::now_ns() {
+                world::sleep_until_ns(not_before_ns).await;
+            }
+            world::now_ns() < until_ns
         }
-        world::now_ns() < self.until_ns
     }
 
     /// Tells the oracles.

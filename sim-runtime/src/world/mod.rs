@@ -214,8 +214,3 @@ pub fn task_draw() -> u64 {
 pub fn task_id() -> Option<u64> {
     try_with(|world| world.tasks.borrow().get(world.context.get().task).map(|entry| entry.id)).flatten()
 }
-
-/// Tells this world from others of the same thread while it lives. Never part of a decision.
-pub(crate) fn identity() -> usize {
-    with(Inner::address)
-}

@@ -58,7 +58,7 @@ impl Worker {
     fn new(client: Client<Event>, in_session: bool, patient: bool) -> Worker {
         let addresses = client.servers.iter().map(|host| transport::address(*host)).collect();
         let env = SimEnv::new(None);
-        let config: ClientConfig = config::client_config(client.index, in_session, patient);
+        let config: ClientConfig = config::client_config(|name| client.knob(name), client.index, in_session, patient);
         Worker { aspen: Aspen::new(env, addresses, config), client, in_session, known: BTreeMap::new() }
     }
 

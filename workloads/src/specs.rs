@@ -1,0 +1,106 @@
+//! The specs by name, and one run of one of them.
+
+use sim_runtime::engine::listing::{BugInfo, SpecInfo};
+use sim_runtime::engine::record::{RunRecord, RunRequest};
+use serde::Deserialize;
+use sim_runtime::engine::plan::PLAN_VERSION;
+use sim_runtime::engine::{Plan, Simulation, Spec, Workload};
+
+use crate::cluster::AspenCluster;
+use crate::config::knobs;
+use crate::event::Event;
+use crate::kv::Kv;
+use crate::kv::alphabet::KvOp;
+
+/// Name and text of every spec.
+const TEXTS: &[(&str, &str)] =
+    &[("default", include_str!("../specs/default.toml")), ("quiet", include_str!("../specs/quiet.toml"))];
+
+/// The spec with this name, if there is one.
+pub fn spec(name: &str) -> Option<Spec> {
+    let (name, text) = TEXTS.iter().find(|(known, _)| *known == name)?;
+    Some(Spec::parse(name, text).expect("a test reads every spec"))
+}
+
+/// What can be run, by name.
+pub fn specs() -> Vec<SpecInfo> {
+    TEXTS
+        .iter()
+        .filter_map(|(name, _)| spec(name))
+        .map(|spec| SpecInfo {
+            name: spec.name,
+            about: spec.about,
+            calibration: (!spec.expects.is_empty()).then_some(spec.expects),
+        })
+        .collect()
+}
+
+/// The planted bugs of this build. Empty unless aspen was built with its feature `planted`.
+pub fn bugs() -> Vec<BugInfo> {
+    #[cfg(feature = "planted")]
+    let bugs = aspen::planted::BUGS
+        .iter()
+        .map(|bug| BugInfo {
+            name: bug.name.to_owned(),
+            family: bug.family.to_owned(),
+            spec: bug.spec.to_owned(),
+            about: bug.about.to_owned(),
+        })
+        .collect();
+    #[cfg(not(feature = "planted"))]
+    let bugs = Vec::new();
+    bugs
+}
+
+/// A simulation of aspen.
+pub fn simulation(spec: Spec) -> Simulation<Event> {
+    Simulation::new(spec, AspenCluster::new).workload(Kv)
+}
+
+/// Runs one request on this thread.
+///
+/// # Panics
+/// If the request names a spec or a bug that does not exist: the command line checks that first.
+pub fn run(request: &RunRequest) -> RunRecord {
+    let spec = spec(&request.spec).expect("the spec was checked");
+    #[cfg(feature = "planted")]
+    assert!(aspen::planted::enable(request.bug.as_deref()), "the bug was checked");
+    #[cfg(not(feature = "planted"))]
+    assert!(request.bug.is_none(), "this build has no planted bugs");
+    simulation(spec).run(request)
+}
+
+/// Whether a plan from outside can be run by this build; if not, why.
+pub fn check_plan(plan: &serde_json::Value) -> Result<(), String> {
+    let version = plan.get("version").and_then(serde_json::Value::as_u64);
+    if version != Some(u64::from(PLAN_VERSION)) {
+        return Err(format!("the plan is of version {version:?}, this build runs version {PLAN_VERSION}"));
+    }
+    let plan = Plan::deserialize(plan).map_err(|error| format!("the plan cannot be read: {error}"))?;
+    if let Some(unknown) = plan.clients.iter().find(|client| client.workload != Kv.name()) {
+        return Err(format!("the plan names the workload {:?}, which this build does not have", unknown.workload));
+    }
+    for client in &plan.clients {
+        for planned in &client.ops {
+            KvOp::deserialize(&planned.op).map_err(|error| format!("the operation {}: {error}", planned.op))?;
+        }
+    }
+    match knobs().iter().find(|knob| !plan.knobs.contains_key(knob.name)) {
+        Some(knob) => Err(format!("the plan has no value for the knob {}", knob.name)),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_spec_can_be_read_and_has_its_name() {
+        for (name, text) in TEXTS {
+            let spec = Spec::parse(name, text).unwrap_or_else(|error| panic!("{error}"));
+            assert_eq!(spec.name, *name);
+            assert!(!spec.about.is_empty());
+        }
+    }
+}
