@@ -160,7 +160,7 @@ pub async fn open<E: Env>(env: &E, dir: &Path, config: &StoreConfig) -> Result<S
     let floor = DurableFloor::default();
     let make_directory = {
         let (env, dir) = (env.clone(), dir.to_owned());
-        move || env.create_dir_all(&dir)
+        move || make_durable_directory(&env, &dir)
     };
     let made = env.lane("store").run(make_directory).await.unwrap_or_else(|stopped| Err(stopped.into()));
     made.map_err(|error| StoreError::from_io("make its directory", error))?;
@@ -172,6 +172,21 @@ pub async fn open<E: Env>(env: &E, dir: &Path, config: &StoreConfig) -> Result<S
     check(&recovery)?;
     tracing::info!("opened {}: {recovery}", dir.display());
     Ok(Stores { log, state, reader, recovery, health })
+}
+
+/// Makes `dir`, and makes its name last: a directory that vanishes takes the vote with it.
+fn make_durable_directory<E: Env>(env: &E, dir: &Path) -> io::Result<()> {
+    env.create_dir_all(dir)?;
+    for ancestor in dir.ancestors().skip(1) {
+        let ancestor = if ancestor.as_os_str().is_empty() { Path::new(".") } else { ancestor };
+        match env.sync_dir(ancestor) {
+            Ok(()) => {}
+            // Nor could this program have made anything in it.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => break,
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
 }
 
 /// Whether log and state can be of one node.

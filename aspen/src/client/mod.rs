@@ -32,7 +32,7 @@ use crate::error::{ClientError, ErrorCode, ErrorOutcome, Retry};
 use crate::message::{Envelope, LeaderHint, Request, Response, encode_request};
 use crate::transport::Transport;
 use crate::types::{Address, TypeConfig};
-use buggify::{assert_always, assert_reachable, assert_sometimes, buggify};
+use buggify::{assert_always, assert_reachable, assert_sometimes, assert_unreachable, buggify};
 
 /// A client of one cluster. Clones share the session and what is known of the leader.
 pub struct Client<E: Env> {
@@ -311,7 +311,7 @@ fn never_sent(error: ClientError) -> ClientError {
 
 /// A node answered, but not to what was asked.
 fn mismatched(response: &Response) -> ClientError {
-    assert_always!(false, "a response answers the request", response);
+    assert_unreachable!("a response answers another request", response);
     ClientError::new(ErrorCode::InvalidReply, "the node answered another question")
 }
 

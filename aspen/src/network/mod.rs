@@ -34,7 +34,7 @@ use crate::message::{
 };
 use crate::snapshot::SnapshotFile;
 use crate::transport::{Transport, TransportError};
-use crate::types::{Address, LogId, Member, NodeId, TypeConfig, Vote};
+use crate::types::{Address, Entry, LogId, Member, NodeId, TypeConfig, Vote};
 use buggify::{assert_always, assert_reachable, buggify};
 
 /// Makes the connections of one node.
@@ -83,7 +83,11 @@ impl<E: Env> RaftNetworkV2<TypeConfig<E>> for Peer<E> {
         rpc: AppendEntriesRequest<TypeConfig<E>>,
         option: RPCOption,
     ) -> Rpc<E, AppendEntriesResponse<TypeConfig<E>>> {
-        let (entries, sent) = self.pack(&rpc);
+        let bytes_max = match buggify!(at "replication batch is cut short", 0.1) {
+            true => 1,
+            false => self.shared.limits.replication_batch_bytes_max,
+        };
+        let (entries, sent) = pack(&rpc.entries, bytes_max);
         let timeout = if entries.is_empty() {
             if buggify!(at "heartbeat is late", 0.05) {
                 TypeConfig::<E>::sleep(option.soft_ttl() / 2).await;
@@ -182,27 +186,6 @@ impl<E: Env> RaftNetworkV2<TypeConfig<E>> for Peer<E> {
 }
 
 impl<E: Env> Peer<E> {
-    /// The entries that fit into one message. The second is the last of them if some were left out.
-    fn pack(&self, rpc: &AppendEntriesRequest<TypeConfig<E>>) -> (Entries, Option<LogId>) {
-        let mut entries = Entries::default();
-        let mut encoded = Vec::new();
-        let bytes_max = if buggify!(at "replication batch is cut short", 0.1) {
-            1
-        } else {
-            self.shared.limits.replication_batch_bytes_max
-        };
-        for entry in &rpc.entries {
-            encoded.clear();
-            codec::encode_entry_into(entry, &mut encoded);
-            if !entries.push(&encoded, bytes_max) {
-                break;
-            }
-        }
-        let cut = entries.len() < rpc.entries.len();
-        let last = entries.len().checked_sub(1).and_then(|last| rpc.entries.get(last)).map(|entry| entry.log_id);
-        (entries, last.filter(|_| cut))
-    }
-
     async fn ballot(&self, request: Request, option: RPCOption) -> Rpc<E, VoteResponse<TypeConfig<E>>> {
         match self.call(RPCTypes::Vote, request, option.soft_ttl()).await? {
             Response::Ballot(BallotReply { vote, granted, last }) => {
@@ -257,5 +240,41 @@ fn ballot_request<E: Env>(rpc: &VoteRequest<TypeConfig<E>>) -> BallotRequest {
         vote: (&rpc.vote).into(),
         last: rpc.last_log_id.as_ref().map(Into::into),
         transfer: rpc.leadership_transfer,
+    }
+}
+
+/// The entries that fit into one message, at least one. The second is the last of them if some were left out.
+fn pack(all: &[Entry], bytes_max: usize) -> (Entries, Option<LogId>) {
+    let mut entries = Entries::default();
+    let mut encoded = Vec::new();
+    let mut last = None;
+    for entry in all {
+        encoded.clear();
+        codec::encode_entry_into(entry, &mut encoded);
+        if !entries.push(&encoded, bytes_max) {
+            return (entries, last);
+        }
+        last = Some(entry.log_id);
+    }
+    (entries, None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::Payload;
+
+    #[test]
+    fn a_batch_holds_what_fits_and_says_where_it_was_cut() {
+        let entry = |index| Entry { log_id: LogId::new(1.into(), index), payload: Payload::Blank };
+        let all: Vec<Entry> = (5..15).map(entry).collect();
+        let (whole, cut) = pack(&all, usize::MAX);
+        assert_eq!((whole.len(), cut), (10, None));
+        let (one, cut) = pack(&all, 1);
+        assert_eq!((one.len(), cut), (1, Some(all[0].log_id)));
+        let (some, cut) = pack(&all, whole.bytes() / 2);
+        assert_eq!((some.len(), cut), (5, Some(all[4].log_id)));
+        assert_eq!(codec::decode_entry(some.unpack().unwrap()[4]).unwrap(), all[4]);
+        assert_eq!(pack(&[], 1), (Entries::default(), None));
     }
 }

@@ -22,8 +22,8 @@ use crate::snapshot::SnapshotFile;
 use crate::types::{TypeConfig, Vote};
 use buggify::buggify;
 
-/// Pause before asking again whether the install is done.
-const INSTALL_POLL: Duration = Duration::from_millis(20);
+/// Pause after a failed call, and before asking again whether the install is done.
+const PAUSE: Duration = Duration::from_millis(20);
 
 impl<E: Env> Peer<E> {
     /// Sends the whole snapshot. Each call may take `ttl`. Ends with the receiver's vote once the snapshot is
@@ -39,8 +39,8 @@ impl<E: Env> Peer<E> {
         let meta = codec::encode_snapshot_meta(&snapshot.meta);
         let begin = || sending.begin(&meta);
         let mut request = begin();
-        // Calls in a row that failed or brought nothing new.
-        let mut failures = 0;
+        // Calls in a row that failed or brought nothing new, and times that the receiver lost everything.
+        let (mut failures, mut losses) = (0, 0);
         let mut reached = None;
         loop {
             let reply = match self.snapshot_call(request, ttl).await {
@@ -50,11 +50,12 @@ impl<E: Env> Peer<E> {
                     if matches!(error, RPCError::Unreachable(_)) || failures >= self.shared.tuning.snapshot_retries {
                         return Err(error.into());
                     }
+                    TypeConfig::<E>::sleep(PAUSE).await;
                     request = begin();
                     continue;
                 }
             };
-            if failures >= self.shared.tuning.snapshot_retries {
+            if failures.max(losses) >= self.shared.tuning.snapshot_retries {
                 return Err(self.strange("it makes no progress with the snapshot").into());
             }
             let their_vote = Vote::from(reply.vote);
@@ -64,11 +65,12 @@ impl<E: Env> Peer<E> {
                 SnapshotProgress::Rejected => return Err(self.strange("it rejects a leader it has to follow").into()),
                 SnapshotProgress::Installed => return Ok(SnapshotResponse::new(their_vote)),
                 SnapshotProgress::Installing => {
-                    TypeConfig::<E>::sleep(INSTALL_POLL).await;
+                    TypeConfig::<E>::sleep(PAUSE).await;
                     request = sending.finish();
                 }
                 SnapshotProgress::Unknown => {
-                    failures += 1;
+                    losses += 1;
+                    reached = None;
                     request = begin();
                 }
                 SnapshotProgress::Receiving { next } if next > sending.len => {

@@ -13,12 +13,12 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use openraft::Raft;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{InitializeError, RaftError};
 use openraft::metrics::WaitError;
 use openraft::type_config::TypeConfigExt;
 use openraft::type_config::alias::{WatchReceiverOf, WatchSenderOf};
+use openraft::{Raft, WatchChangeHandle};
 
 use crate::config::{ConfigError, RaftTuning};
 use crate::env::Env;
@@ -69,6 +69,12 @@ impl NodeConfig {
         if overhead.max(limits.snapshot_chunk_bytes + MESSAGE_OVERHEAD_BYTES) > limits.message_bytes_max {
             return Err(ConfigError::new("a command, a replication batch and a snapshot chunk must fit in a message"));
         }
+        // A row is its key and value, and up to 48 bytes around them.
+        let rows =
+            limits.key_bytes_max + limits.value_bytes_max + 48 * usize::try_from(limits.scan_rows_max).unwrap_or(0);
+        if self.store.scan_bytes_max + rows + MESSAGE_OVERHEAD_BYTES > limits.message_bytes_max {
+            return Err(ConfigError::new("scan_bytes_max and one row more must fit in a message"));
+        }
         if limits.snapshot_chunk_bytes == 0 {
             return Err(ConfigError::new("snapshot_chunk_bytes is 0"));
         }
@@ -98,6 +104,8 @@ struct Inner<E: Env> {
     tuning: RaftTuning,
     raft: NodeRaft<E>,
     server: Server<E>,
+    /// Ends with the node. A handle is not `Sync`.
+    _offices: Mutex<WatchChangeHandle<TypeConfig<E>>>,
     log: LogStore<E>,
     reader: StateReader<E>,
     health: Health<E>,
@@ -138,6 +146,7 @@ impl<E: Env> Node<E> {
             "a node started with committed entries to apply again"
         );
         let server = Server::new(env.clone(), config, raft.clone(), reader.clone());
+        let offices = server.watch_offices();
         let (sender, status) = TypeConfig::<E>::watch_channel(Status::default());
         let inner = Inner {
             env,
@@ -145,6 +154,7 @@ impl<E: Env> Node<E> {
             tuning,
             raft,
             server,
+            _offices: Mutex::new(offices),
             log,
             reader,
             health: stores.health,

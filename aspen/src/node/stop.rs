@@ -55,6 +55,8 @@ impl<E: Env> Node<E> {
         inner.server.stop();
         let _ = TypeConfig::<E>::timeout_at(deadline, inner.hand_over()).await;
         let drained = inner.drain(deadline).await;
+        // The last replies are still on their way out.
+        TypeConfig::<E>::sleep(POLL).await;
         assert_sometimes!(!drained, "a node stopped with proposals in flight", owed_by = "stop");
         inner.close().await;
     }
@@ -66,6 +68,15 @@ impl<E: Env> Node<E> {
             Ok(status) => status.stopping.unwrap_or(StopReason::Requested),
             // The sender lives as long as `self`.
             Err(_) => StopReason::Requested,
+        }
+    }
+
+    /// Resolves when the node has stopped because it could not go on, with the reason; never when it was asked to stop.
+    /// May be dropped at any time.
+    pub async fn failed(&self) -> String {
+        match self.stopped().await {
+            StopReason::Failed(reason) => reason,
+            StopReason::Requested => std::future::pending().await,
         }
     }
 

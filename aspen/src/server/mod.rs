@@ -14,9 +14,10 @@ mod snapshot;
 mod write;
 
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use openraft::WatchChangeHandle;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{ForwardReason, ForwardToLeader};
 use openraft::type_config::TypeConfigExt;
@@ -31,7 +32,7 @@ use crate::server::log_time::LogClock;
 use crate::server::snapshot::Receiver;
 use crate::state_machine::StateReader;
 use crate::transport::{Handler, ReplyFuture};
-use crate::types::{NodeId, TypeConfig};
+use crate::types::{LeaderId, NodeId, Term, TypeConfig};
 use buggify::{assert_reachable, buggify};
 
 /// Answers the requests to one node. Cheap to clone.
@@ -108,6 +109,22 @@ impl<E: Env> Server<E> {
     /// Refuses clients from now on. Proposals in flight are still answered.
     pub(crate) fn stop(&self) {
         self.shared.phase.store(Phase::Stopping as u8, Ordering::SeqCst);
+    }
+
+    /// Begins an office of the log clock whenever this node becomes the leader, until the handle is dropped.
+    pub(crate) fn watch_offices(&self) -> WatchChangeHandle<TypeConfig<E>> {
+        let server = self.clone();
+        let begin = move |leader: LeaderId| {
+            server.log_time_ms(leader.term);
+            std::future::ready(())
+        };
+        self.shared.raft.on_leader_change(begin, |_| std::future::ready(()))
+    }
+
+    /// Log time for a proposal of this term, ms.
+    fn log_time_ms(&self, term: Term) -> u64 {
+        let mut clock = self.shared.clock.lock().unwrap_or_else(PoisonError::into_inner);
+        clock.stamp(term, self.shared.reader.log_time_ms(), TypeConfig::<E>::now())
     }
 
     /// Proposals whose outcome is not known yet.

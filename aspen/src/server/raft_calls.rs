@@ -103,8 +103,8 @@ impl<E: Env> Server<E> {
 
 /// Entries follow `prev` and each other without a gap, and no term is newer than the leader's.
 fn check_consecutive(append: &AppendRequest, entries: &[Entry]) -> Refused<()> {
-    let mut expected = append.prev.map_or(0, |prev| prev.index + 1);
-    for entry in entries {
+    let first = append.prev.map_or(0, |prev| prev.index + 1);
+    for (expected, entry) in (first..).zip(entries) {
         let consecutive = entry.log_id.index == expected && entry.log_id.leader_id.term <= append.vote.term;
         assert_always!(
             consecutive,
@@ -115,7 +115,6 @@ fn check_consecutive(append: &AppendRequest, entries: &[Entry]) -> Refused<()> {
         if !consecutive {
             return Err(Refusal::new(ErrorCode::Malformed, format!("entry {} where {expected} follows", entry.log_id)));
         }
-        expected += 1;
     }
     Ok(())
 }

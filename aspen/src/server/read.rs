@@ -42,7 +42,8 @@ impl<E: Env> Server<E> {
         if planted!("read-skips-read-index") && shared.raft.as_leader().is_ok() {
             return self.query(query).await;
         }
-        let option = LinearizerOption::from(ReadPolicy::ReadIndex).with_wait_timeout(budget);
+        // Shorter than the whole, so that the client hears why it has to wait.
+        let option = LinearizerOption::from(ReadPolicy::ReadIndex).with_wait_timeout(budget * 3 / 4);
         let linearizer = match shared.raft.get_read_linearizer(option).await {
             Ok(linearizer) => linearizer,
             Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(forward))) => {

@@ -14,12 +14,13 @@ use openraft::type_config::TypeConfigExt;
 use openraft::type_config::alias::MutexOf;
 
 use crate::codec;
-use crate::env::Env;
+use crate::env::{Env, Lane};
 use crate::error::ErrorCode;
 use crate::message::{
     Refusal, SnapshotBegin, SnapshotChunk, SnapshotFinish, SnapshotProgress, SnapshotReply, WireVote,
 };
 use crate::server::{Refused, Server};
+use crate::snapshot::directory::remove_incoming;
 use crate::snapshot::{Checksum, Incoming};
 use crate::types::{SnapshotMeta, TypeConfig, Vote};
 use buggify::{assert_reachable, assert_sometimes, buggify};
@@ -99,6 +100,13 @@ impl<E: Env> Server<E> {
         }
         let SnapshotBegin { len, checksum, .. } = begin;
         let Receiver { env, dir, .. } = &self.shared.snapshots;
+        // There is no transfer now, so these are what cancelled ones left behind.
+        let lane = env.lane("snapshot");
+        let sweep = {
+            let (env, dir) = (env.clone(), dir.clone());
+            move || remove_incoming(&env, &dir)
+        };
+        lane.run(sweep).await.unwrap_or_else(|stopped| Err(stopped.into())).map_err(disk_failed)?;
         let incoming = Incoming::new(env, dir, len, checksum).await.map_err(disk_failed)?;
         *slot = Slot::Receiving(Box::new(Receiving { meta, checksum, len, incoming }));
         Ok(self.snapshot_reply(SnapshotProgress::Receiving { next: 0 }))
@@ -191,7 +199,8 @@ impl<E: Env> Server<E> {
     }
 }
 
-/// The stores notice disk errors themselves and stop the node; the sender only has to hear that it failed.
+/// A disk that refuses a transfer, a full one for instance, costs the transfer only: nothing of it counted yet. If the
+/// disk is really broken, the stores notice and stop the node.
 fn disk_failed(error: std::io::Error) -> Refusal {
     Refusal::new(ErrorCode::NodeFailed, error.to_string())
 }

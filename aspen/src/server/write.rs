@@ -11,7 +11,6 @@
 //! | `ChangeMembershipError`, `PreconditionFailed` | never for a normal write | unknown, to be safe |
 //! | no answer within the budget | the entry may be in the log | unknown |
 
-use std::sync::PoisonError;
 use std::time::Duration;
 
 use openraft::errors::ClientWriteError;
@@ -53,11 +52,7 @@ impl<E: Env> Server<E> {
         if buggify!(at "proposal waits before it is made", 0.1) {
             TypeConfig::<E>::sleep(Duration::from_millis(shared.config.raft.heartbeat_ms)).await;
         }
-        proposal.log_time_ms = {
-            let mut clock = shared.clock.lock().unwrap_or_else(PoisonError::into_inner);
-            clock.stamp(leader.term(), shared.reader.log_time_ms(), TypeConfig::<E>::now())
-        };
-
+        proposal.log_time_ms = self.log_time_ms(leader.term());
         let (responder, mut completed) = ProgressResponder::complete_only();
         // Only under the leadership whose clock stamped it. Otherwise an office could continue another's time.
         let request = shared.raft.write(proposal).responder(responder).with_leader(leader.to_committed_leader_id());

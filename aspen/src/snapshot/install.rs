@@ -8,6 +8,7 @@
 //! 4. Connections move over; the old database is removed.
 
 use std::io;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,7 +19,7 @@ use super::directory::{self, Current};
 use super::file::SnapshotFile;
 use super::format::{Chunk, Header};
 use super::read::Reader;
-use crate::env::{Env, Lane};
+use crate::env::{Env, File as _, Lane};
 use crate::log_store::damaged;
 use crate::observe::Observation;
 use crate::state_machine::database::{CheckpointMode, Database, connect_reader};
@@ -132,17 +133,40 @@ async fn name<E: Env>(
     let (shared, meta) = (shared.clone(), meta.clone());
     let lane = shared.file_lane.clone();
     let section = move || -> io::Result<Current<E>> {
-        let file = if file.path() == name {
-            file
-        } else {
+        if file.path() == name {
+            return Ok(Current { meta, state_hash, file });
+        }
+        if file.path().parent() == Some(shared.dir.as_path()) {
             shared.env.rename(file.path(), &name)?;
-            shared.env.sync_dir(&shared.dir)?;
-            file.renamed(&shared.env, name)?
-        };
+        } else {
+            // It is another's: it stays there.
+            let copy = directory::building_path(&shared.dir);
+            copy_file(&shared.env, file.path(), &copy)?;
+            shared.env.rename(&copy, &name)?;
+        }
+        shared.env.sync_dir(&shared.dir)?;
+        let file = file.renamed(&shared.env, name)?;
         Ok(Current { meta, state_hash, file })
     };
     lane.run(section).await?
 }
+
+/// Copies a file, durably. Synchronous.
+fn copy_file<E: Env>(env: &E, from: &Path, to: &Path) -> io::Result<()> {
+    let (from, to) = (env.open(from)?, env.create(to)?);
+    let len = from.len()?;
+    let mut at = 0;
+    while at < len {
+        let part = (len - at).min(COPY_BYTES);
+        let mut bytes = vec![0; usize::try_from(part).expect("a part fits in memory")];
+        from.read_exact_at(&mut bytes, at)?;
+        to.write_all_at(&bytes, at)?;
+        at += part;
+    }
+    to.sync()
+}
+
+const COPY_BYTES: u64 = 1 << 20;
 
 /// Steps 3 and 4: from here on the new database is the state.
 async fn switch<E: Env>(shared: &Arc<Shared<E>>, database: Database, generation: u64) -> io::Result<()> {

@@ -1,6 +1,9 @@
 //! An environment on tokio with real files: each lane is a thread of its own.
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
+pub mod cluster;
+pub mod net;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::future::Future;

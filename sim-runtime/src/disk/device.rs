@@ -73,6 +73,7 @@ pub struct FaultCount {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RoleCount {
     pub reads: u64,
+    /// Asked for.
     pub bytes_read: u64,
     pub writes: u64,
     pub bytes_written: u64,

@@ -56,7 +56,7 @@ pub struct Op {
 /// Un-synced bytes a file may hold before the oldest are written back, as a kernel would.
 pub const UNSYNCED_BYTES_MAX: usize = 64 << 20;
 
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct File {
     /// What every reader sees: `persisted` with the whole log applied.
     current: Image,
@@ -66,8 +66,23 @@ pub struct File {
     log: VecDeque<Op>,
     /// Bytes of the writes in `log`.
     logged_bytes: usize,
+    /// When the first barrier in `log` completes, so that a long section does not search the log at every sync.
+    first_barrier: Nanos,
     /// When the last operation completes.
     busy_until: Nanos,
+}
+
+impl Default for File {
+    fn default() -> File {
+        File {
+            current: Image::new(),
+            persisted: Image::new(),
+            log: VecDeque::new(),
+            logged_bytes: 0,
+            first_barrier: Nanos::MAX,
+            busy_until: 0,
+        }
+    }
 }
 
 impl File {
@@ -113,8 +128,9 @@ impl File {
     /// Folds everything up to the last barrier completed by `horizon` into the persisted image. `horizon` must be a time
     /// that can no longer be undone: the world's clock, never that of a running section.
     pub fn settle(&mut self, horizon: Nanos) {
-        let settled = self.log.iter().rposition(|op| op.change.is_barrier() && op.when.complete_by(horizon));
-        if let Some(last) = settled {
+        if self.first_barrier <= horizon
+            && let Some(last) = self.last_barrier(horizon)
+        {
             let folded: Vec<Op> = self.log.drain(..=last).collect();
             self.logged_bytes -= folded.iter().map(|op| op.change.bytes()).sum::<usize>();
             // The image has one owner, so it is written in place. A failed sync is rare enough to take the long way.
@@ -125,6 +141,7 @@ impl File {
             } else {
                 folded.iter().for_each(|op| op.change.apply(&mut self.persisted));
             }
+            self.find_first_barrier();
         }
         self.write_back(horizon);
     }
@@ -132,8 +149,7 @@ impl File {
     /// What a power loss at `at` would surely leave.
     pub fn durable_at(&self, at: Nanos) -> Image {
         let mut replay = Replay::from(self.persisted.clone());
-        let last = self.log.iter().rposition(|op| op.change.is_barrier() && op.when.complete_by(at));
-        for op in self.log.iter().take(last.map_or(0, |n| n + 1)) {
+        for op in self.log.iter().take(self.last_barrier(at).map_or(0, |n| n + 1)) {
             replay.step(&op.change);
         }
         replay.durable
@@ -157,6 +173,7 @@ impl File {
         self.settle(at);
         let undone = self.log.back().is_some_and(|op| !op.when.issued_by(at));
         self.log.retain(|op| op.when.issued_by(at) && (op.when.complete_by(at) || !op.change.is_barrier()));
+        self.find_first_barrier();
         if undone {
             self.logged_bytes = self.log.iter().map(|op| op.change.bytes()).sum();
             let mut replay = Replay::from(self.persisted.clone());
@@ -172,13 +189,13 @@ impl File {
         self.persisted = survivor;
         self.log.clear();
         self.logged_bytes = 0;
+        self.first_barrier = Nanos::MAX;
         self.busy_until = 0;
     }
 
     /// Whether anything issued by `at` was not made durable by then.
     pub fn unsynced_at(&self, at: Nanos) -> bool {
-        let last = self.log.iter().rposition(|op| op.change.is_barrier() && op.when.complete_by(at));
-        let rest = self.log.iter().skip(last.map_or(0, |n| n + 1));
+        let rest = self.log.iter().skip(self.last_barrier(at).map_or(0, |n| n + 1));
         rest.take_while(|op| op.when.issued_by(at)).any(|op| !op.change.is_barrier())
     }
 
@@ -188,7 +205,20 @@ impl File {
 
     fn push(&mut self, when: Interval, change: Change) {
         self.occupy(when);
+        if change.is_barrier() {
+            self.first_barrier = self.first_barrier.min(when.complete);
+        }
         self.log.push_back(Op { when, change });
+    }
+
+    /// Position of the last barrier completed by `at`.
+    fn last_barrier(&self, at: Nanos) -> Option<usize> {
+        self.log.iter().rposition(|op| op.change.is_barrier() && op.when.complete_by(at))
+    }
+
+    fn find_first_barrier(&mut self) {
+        let first = self.log.iter().find(|op| op.change.is_barrier());
+        self.first_barrier = first.map_or(Nanos::MAX, |op| op.when.complete);
     }
 
     fn occupy(&mut self, when: Interval) {

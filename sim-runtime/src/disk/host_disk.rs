@@ -1,58 +1,23 @@
 //! The disk of a host: where the pure core meets the host's clock, its chance and its death.
 
 use std::any::Any;
-use std::collections::BTreeMap;
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-
-use serde::{Deserialize, Serialize};
+use std::sync::{Arc, Weak};
 
 use super::config::{DiskConfig, OpKind, Role};
-use super::device::{Counters, Device, FaultPoint, Request, Verdict, fault};
+use super::device::{Counters, FaultPoint};
 use super::file::{Interval, Nanos};
 use super::image::Image;
 use super::names::FileId;
-use super::power_loss::{Choice, Pending, Shape, Toll};
+use super::power_loss::Choice;
 use super::registry;
 use super::sim_file::SimFile;
-use super::volume::{Moment, OpenMode, Volume};
-use crate::world::{self, Cause, Class, HostId, Incarnation, Purpose, section};
+use super::state::{Caller, PowerLossOutcome, Probe, Shared, Target, Trigger, lock};
+use super::volume::{OpenMode, Volume};
+use crate::world::{self, Cause, Class, HostId, Purpose, section};
 
-const LATENCY_AND_FAULTS: Purpose = Purpose("disk-operation");
 const ENGINE_RANDOMNESS: Purpose = Purpose("disk-engine-randomness");
 const POWER_LOSS: Purpose = Purpose("power-loss");
-
-/// What one power loss did to one disk.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PowerLossOutcome {
-    pub host: u32,
-    /// The boot that ended, or the last one before it.
-    pub boot: u32,
-    /// Virtual ns.
-    pub at_ns: Nanos,
-    pub moment: Moment,
-    /// `None` when no sector was pending: such a power loss has no shape.
-    pub shape: Option<Shape>,
-    pub sectors_pending: u64,
-    pub sectors_lost: u64,
-    pub sectors_lost_by_role: BTreeMap<Role, u64>,
-    /// Files whose length went back.
-    pub lengths_lost: u64,
-    /// Names that were created, removed or renamed, and are again as before.
-    pub names_lost: u64,
-}
-
-/// One operation, as the probe of a crash test sees it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct OpReport {
-    /// Position among all operations of this disk, from 0.
-    pub number: u64,
-    pub kind: OpKind,
-    pub when: Interval,
-}
-
-/// Called after each operation with the disk as it is then, the operation still in the log.
-pub type Probe = Box<dyn FnMut(OpReport, &Volume) + Send>;
 
 /// The disk of one host. It outlives the host's boots; clones are the same disk.
 #[derive(Clone, Debug)]
@@ -60,7 +25,8 @@ pub struct Disk {
     shared: Arc<Shared>,
 }
 
-/// Tells the disk that the current incarnation has recovered: a power loss from now on is not [`Moment::InRecovery`].
+/// Tells the disk that the current incarnation has recovered: a power loss from now on is not
+/// [`Moment::InRecovery`](super::Moment::InRecovery).
 pub fn declare_recovered() {
     let caller = world::current();
     let disk = Disk::of(caller.host);
@@ -82,21 +48,7 @@ impl Disk {
     }
 
     pub(super) fn new(host: HostId) -> Disk {
-        let state = State {
-            host,
-            volume: Volume::default(),
-            device: Device::default(),
-            boot: 0,
-            boot_operations: 0,
-            recovered: None,
-            power_losses: 0,
-            random_draws: 0,
-            triggers: Vec::new(),
-            outcomes: Vec::new(),
-            probe: None,
-            epoch: 0,
-        };
-        Disk { shared: Arc::new(Shared { state: Mutex::new(state), attachments: Mutex::default() }) }
+        Disk { shared: Arc::new(Shared::new(host)) }
     }
 
     // Files and names.
@@ -252,7 +204,7 @@ impl Disk {
         let mut state = self.shared.lock();
         let entity = world::entity(&[u64::from(state.host.0), u64::from(state.boot), state.power_losses]);
         let mut chance = world::stream(POWER_LOSS, entity);
-        let outcome = state.lose_power(at, |pending| Choice::draw(pending, &mut |bound| chance.below(bound)));
+        let (outcome, choice) = state.lose_power(at, |pending| Choice::draw(pending, &mut |bound| chance.below(bound)));
         drop(state);
         let fields = [
             u64::from(outcome.host),
@@ -262,7 +214,7 @@ impl Disk {
             outcome.sectors_lost,
             outcome.names_lost,
         ];
-        world::record(Class::PowerLoss, &fields, &[]);
+        world::record(Class::PowerLoss, &fields, format!("{choice:?}").as_bytes());
         world::note(|| format!("{outcome:?}"));
     }
 
@@ -331,253 +283,4 @@ impl Disk {
         attachments.insert((epoch, key), Arc::downgrade(&any));
         fresh
     }
-}
-
-/// Who opened a file. Not alive any more when the host died or the volume was changed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Caller {
-    incarnation: Incarnation,
-    epoch: u64,
-}
-
-/// What an operation works on.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Target {
-    /// With the length in bytes that the file needs to have afterwards, 0 when any will do.
-    File {
-        id: FileId,
-        end: u64,
-    },
-    Names,
-}
-
-struct Trigger {
-    skip: u64,
-    fraction_ppm: u32,
-    action: Box<dyn FnOnce() + Send>,
-}
-
-type Attachments = BTreeMap<(u64, FileId), Weak<dyn Any + Send + Sync>>;
-
-pub(super) struct Shared {
-    state: Mutex<State>,
-    attachments: Mutex<Attachments>,
-}
-
-impl std::fmt::Debug for Shared {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("SimulatedDisk")
-    }
-}
-
-struct State {
-    host: HostId,
-    volume: Volume,
-    device: Device,
-    boot: u32,
-    /// Operations of this boot: the ordinal of the next one's draw.
-    boot_operations: u64,
-    /// Which boot declared itself recovered, and when.
-    recovered: Option<(u32, Nanos)>,
-    power_losses: u64,
-    /// How often an engine asked for randomness.
-    random_draws: u64,
-    triggers: Vec<Trigger>,
-    outcomes: Vec<PowerLossOutcome>,
-    probe: Option<Probe>,
-    /// Grows whenever all open files die.
-    epoch: u64,
-}
-
-impl Shared {
-    fn lock(&self) -> MutexGuard<'_, State> {
-        lock(&self.state)
-    }
-
-    /// The current incarnation, if it is alive.
-    fn caller(&self) -> io::Result<Caller> {
-        if !world::in_world() {
-            return Err(dead());
-        }
-        let caller = Caller { incarnation: world::current(), epoch: self.lock().epoch };
-        self.check(caller).map(|_| caller)
-    }
-
-    fn check(&self, caller: Caller) -> io::Result<MutexGuard<'_, State>> {
-        let alive = world::in_world() && world::is_alive(caller.incarnation);
-        let state = self.lock();
-        if alive && state.epoch == caller.epoch { Ok(state) } else { Err(dead()) }
-    }
-
-    /// Looks without an operation: no time passes and nothing fails, unless the caller is dead.
-    pub fn look<R>(&self, caller: Caller, f: impl FnOnce(&Volume) -> R) -> io::Result<R> {
-        self.check(caller).map(|state| f(&state.volume))
-    }
-
-    /// One operation: judged, done, recorded, and its time spent.
-    pub fn operate<R>(
-        &self,
-        caller: Caller,
-        kind: OpKind,
-        target: Target,
-        (class, fields, bytes): (Class, &[u64], &[u8]),
-        body: impl FnOnce(&mut Volume, &mut Verdict) -> io::Result<R>,
-    ) -> io::Result<R> {
-        let mut guard = self.check(caller)?;
-        let state = &mut *guard;
-        let now = world::now_ns();
-        let mut verdict = state.judge(caller, kind, target, now);
-        let result = body(&mut state.volume, &mut verdict);
-        state.count(kind, target, bytes.len() as u64, &result);
-        let fired = state.due_triggers(verdict.when);
-        let report = OpReport { number: state.device.counters.operations - 1, kind, when: verdict.when };
-        if let Some(probe) = &mut state.probe {
-            probe(report, &state.volume);
-        }
-        drop(guard);
-        world::record(class, fields, bytes);
-        if verdict.error.is_some() {
-            world::record(Class::DiskFault, &[kind as u64], &[]);
-        }
-        for (at, action) in fired {
-            world::at(at, action);
-        }
-        section::spend(verdict.when.complete - now);
-        result
-    }
-
-    pub fn release(&self, caller: Caller, id: FileId) {
-        if let Ok(mut state) = self.check(caller) {
-            state.volume.closed(id);
-        }
-    }
-}
-
-impl State {
-    fn judge(&mut self, caller: Caller, kind: OpKind, target: Target, now: Nanos) -> Verdict {
-        let boot = caller.incarnation.boot;
-        self.booted(boot);
-        let ordinal = self.boot_operations;
-        self.boot_operations += 1;
-        let (role, growth, busy_until) = match target {
-            Target::File { id, end } => {
-                if kind == OpKind::Sync {
-                    self.volume.file_mut(id).settle(section::horizon_ns());
-                }
-                let file = self.volume.file(id);
-                (self.volume.role(id), end.saturating_sub(file.current().len()), file.busy_until())
-            }
-            Target::Names => (Role::Other, 0, self.volume.names_busy_until()),
-        };
-        let request = Request { kind, role, growth, now, busy_until, timed: section::active() };
-        let host = u64::from(self.host.0);
-        let draw = || world::draw(LATENCY_AND_FAULTS, world::entity(&[host, u64::from(boot)]), ordinal);
-        let volume = &self.volume;
-        self.device.judge(request, draw, || volume.used_bytes())
-    }
-
-    fn booted(&mut self, boot: u32) {
-        if self.boot != boot {
-            self.boot = boot;
-            self.boot_operations = 0;
-        }
-    }
-
-    fn count<R>(&mut self, kind: OpKind, target: Target, written: u64, result: &io::Result<R>) {
-        let Target::File { id, .. } = target else { return };
-        if result.is_err() {
-            return;
-        }
-        let count = self.device.counters.role_mut(self.volume.role(id));
-        match kind {
-            OpKind::Read => count.reads += 1,
-            OpKind::Write => {
-                count.writes += 1;
-                count.bytes_written += written;
-            }
-            OpKind::Sync => count.syncs += 1,
-            OpKind::SetLen | OpKind::Name => {}
-        }
-    }
-
-    fn due_triggers(&mut self, when: Interval) -> Vec<(Nanos, Box<dyn FnOnce() + Send>)> {
-        let mut due = Vec::new();
-        let mut n = 0;
-        while n < self.triggers.len() {
-            if self.triggers[n].skip > 0 {
-                self.triggers[n].skip -= 1;
-                n += 1;
-                continue;
-            }
-            let trigger = self.triggers.remove(n);
-            let part = (when.complete - when.issue) / 1_000_000 * u64::from(trigger.fraction_ppm)
-                + (when.complete - when.issue) % 1_000_000 * u64::from(trigger.fraction_ppm) / 1_000_000;
-            due.push((when.issue + part, trigger.action));
-        }
-        due
-    }
-
-    fn crash(&mut self, at: Nanos) {
-        self.volume.crash(at);
-        self.epoch += 1;
-    }
-
-    fn lose_power(&mut self, at: Nanos, choose: impl FnOnce(&Pending) -> Choice) -> PowerLossOutcome {
-        let recovered = self.recovered.is_some_and(|(boot, since)| boot == self.boot && since <= at);
-        let moment = if recovered { self.volume.moment(at) } else { Moment::InRecovery };
-        let pending = self.volume.pending(at);
-        let choice = choose(&pending);
-        let roles: Vec<(FileId, Role)> = pending.files().map(|id| (id, self.volume.role(id))).collect();
-        let (toll, names_lost) = self.volume.lose_power(at, &pending, &choice);
-        self.epoch += 1;
-        self.power_losses += 1;
-        let outcome = self.outcome(at, moment, toll, &roles, names_lost);
-        self.outcomes.push(outcome.clone());
-        self.device.counters.injected(fault::POWER_LOSS);
-        if outcome.sectors_lost > 0 {
-            self.device.counters.noticed(fault::POWER_LOSS);
-        }
-        if names_lost > 0 {
-            self.device.counters.injected(fault::NAME_LOST);
-            self.device.counters.noticed(fault::NAME_LOST);
-        }
-        outcome
-    }
-
-    fn outcome(
-        &self,
-        at_ns: Nanos,
-        moment: Moment,
-        toll: Toll,
-        roles: &[(FileId, Role)],
-        names_lost: u64,
-    ) -> PowerLossOutcome {
-        let mut by_role = BTreeMap::new();
-        for (id, role) in roles {
-            if let Some(lost) = toll.sectors_lost.get(id) {
-                *by_role.entry(*role).or_default() += lost;
-            }
-        }
-        PowerLossOutcome {
-            host: self.host.0,
-            boot: self.boot,
-            at_ns,
-            moment,
-            shape: toll.shape,
-            sectors_pending: toll.sectors_pending,
-            sectors_lost: toll.sectors_lost.values().sum(),
-            sectors_lost_by_role: by_role,
-            lengths_lost: toll.lengths_lost,
-            names_lost,
-        }
-    }
-}
-
-/// A poisoned lock means that a simulated program panicked; its disk goes on.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn dead() -> io::Error {
-    io::Error::other("the host that opened this file is down")
 }

@@ -28,12 +28,14 @@ pub mod names;
 pub mod power_loss;
 mod registry;
 mod sim_file;
+mod state;
 pub mod volume;
 
 pub use config::{DiskConfig, ErrorRates, Latency, OpKind, Role, Stalls};
 pub use device::{Counters, DiskError, FaultCount, FaultPoint, RoleCount, fault};
-pub use host_disk::{Disk, OpReport, PowerLossOutcome, declare_recovered};
+pub use host_disk::{Disk, declare_recovered};
 pub use image::{Image, SECTOR_BYTES};
 pub use power_loss::{Choice, Pending, Shape, Toll};
 pub use sim_file::SimFile;
+pub use state::{OpReport, PowerLossOutcome, Probe};
 pub use volume::{Moment, OpenMode, Volume};

@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use super::config::OpKind;
 use super::device::{check_range, partial};
-use super::host_disk::{Caller, Shared, Target};
 use super::names::FileId;
+use super::state::{Caller, Shared, Target};
 use crate::world::Class;
 
 /// Every call takes virtual time of the blocking section around it; outside one it takes none.
@@ -40,7 +40,7 @@ impl SimFile {
 
     /// Reads from `offset` on and returns how many bytes there were: fewer than asked for only at the end of the file.
     pub fn read_at(&self, out: &mut [u8], offset: u64) -> io::Result<usize> {
-        let target = Target::File { id: self.id, end: 0 };
+        let target = Target::File { id: self.id, end: 0, bytes: out.len() as u64 };
         let fields = [u64::from(self.id.0), offset, out.len() as u64];
         self.shared.operate(self.caller, OpKind::Read, target, (Class::DiskRead, &fields, &[]), |volume, verdict| {
             let file = volume.file_mut(self.id);
@@ -55,7 +55,7 @@ impl SimFile {
     /// Writes all bytes, growing the file when needed. After an error some leading part may have been written.
     pub fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
         check_range(offset, bytes.len() as u64)?;
-        let target = Target::File { id: self.id, end: offset + bytes.len() as u64 };
+        let target = Target::File { id: self.id, end: offset + bytes.len() as u64, bytes: bytes.len() as u64 };
         let fields = [u64::from(self.id.0), offset, bytes.len() as u64];
         self.shared.operate(
             self.caller,
@@ -82,7 +82,7 @@ impl SimFile {
     /// Cuts the file or grows it with zeros.
     pub fn set_len(&self, len: u64) -> io::Result<()> {
         check_range(0, len)?;
-        let target = Target::File { id: self.id, end: len };
+        let target = Target::File { id: self.id, end: len, bytes: 0 };
         let fields = [u64::from(self.id.0), len];
         self.shared.operate(self.caller, OpKind::SetLen, target, (Class::DiskWrite, &fields, &[]), |volume, verdict| {
             let file = volume.file_mut(self.id);
@@ -104,7 +104,7 @@ impl SimFile {
     ///
     /// After an error everything since the last successful sync is gone, and reads see that.
     pub fn sync(&self) -> io::Result<()> {
-        let target = Target::File { id: self.id, end: 0 };
+        let target = Target::File { id: self.id, end: 0, bytes: 0 };
         let fields = [u64::from(self.id.0)];
         self.shared.operate(self.caller, OpKind::Sync, target, (Class::DiskSync, &fields, &[]), |volume, verdict| {
             let file = volume.file_mut(self.id);

@@ -20,7 +20,7 @@ use super::config::{Order, WorldConfig};
 use super::draws::{self, Dice, Purpose};
 use super::slab::Key;
 use super::state::{Context, Entered, Inner, try_with};
-use super::task::{Completion, Meta, TaskEntry};
+use super::task::{Completion, Meta, Origin, TaskEntry};
 use super::trace::{Class, NO_EVENT};
 use super::{Cause, Halt, Incarnation, Nanos, hash, panics};
 
@@ -187,13 +187,13 @@ impl Inner {
     }
 
     /// Runs `main` as the first task of host 0, until it completes or the run is given up.
-    pub fn run_main<T>(self: &Rc<Inner>, main: impl Future<Output = T>) -> Result<T, Halt> {
+    pub fn run_main<T>(self: &Rc<Inner>, origin: Origin, main: impl Future<Output = T>) -> Result<T, Halt> {
         assert!(!self.running.get(), "this simulation is already running");
         let entered = Entered::new(self);
         panics::install_hook();
         self.running.set(true);
         self.halt.take();
-        let key = self.insert_main();
+        let key = self.insert_main(origin);
         let waker = Waker::from(Arc::new(MainWaker { meta: Meta { world: self.address(), key } }));
         self.schedule(key, None);
 
@@ -224,10 +224,9 @@ impl Inner {
         result.map(|()| output.expect("a run without a halt has completed its main future"))
     }
 
-    #[track_caller]
-    fn insert_main(&self) -> Key {
+    fn insert_main(&self, origin: Origin) -> Key {
         self.revive_driver();
-        let mut entry = self.new_entry("main", self.driver(), Key::NONE);
+        let mut entry = self.new_entry(origin, self.driver(), Key::NONE);
         entry.is_main = true;
         self.tasks.borrow_mut().insert(entry)
     }
@@ -286,7 +285,7 @@ impl Inner {
         entry.polls_at_instant += 1;
         if matches!(self.config.order, Order::Pct { .. }) {
             let changes = self.change_points.borrow_mut().pop_if(|point| *point <= polls).is_some();
-            if changes || entry.polls_at_instant % PCT_POLLS_PER_INSTANT == 0 {
+            if changes || entry.polls_at_instant.is_multiple_of(PCT_POLLS_PER_INSTANT) {
                 // Demoted tasks rank behind all drawn priorities, the latest demoted last.
                 let demoted = self.demoted.get() + 1;
                 self.demoted.set(demoted);

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use super::clock::HostClock;
 use super::slab::Key;
 use super::state::{Context, Inner, try_with, with};
-use super::task::Completion;
+use super::task::{Completion, Origin};
 use super::trace::Class;
 use super::{HostId, Incarnation, Nanos};
 
@@ -137,7 +137,7 @@ impl Inner {
         })
     }
 
-    fn boot<F, Fut>(&self, host: HostId, main: F) -> Incarnation
+    fn boot<F, Fut>(&self, origin: Origin, host: HostId, main: F) -> Incarnation
     where
         F: FnOnce() -> Fut + 'static,
         Fut: Future<Output = ()> + 'static,
@@ -151,7 +151,7 @@ impl Inner {
             incarnation
         });
         self.record_for(host, Class::Boot, "", &[u64::from(incarnation.boot)], (0, 0));
-        drop(self.spawn_local_for("main", incarnation, true, async move { main().await }));
+        drop(self.spawn_local_for(origin, incarnation, true, async move { main().await }));
         incarnation
     }
 
@@ -264,12 +264,14 @@ pub fn host_status(host: HostId) -> HostStatus {
 ///
 /// # Panics
 /// If the host is up, or is the outside.
+#[track_caller]
 pub fn boot<F, Fut>(host: HostId, main: F) -> Incarnation
 where
     F: FnOnce() -> Fut + 'static,
     Fut: Future<Output = ()> + 'static,
 {
-    with(|world| world.boot(host, main))
+    let origin = Origin::caller("main");
+    with(|world| world.boot(origin, host, main))
 }
 
 /// Ends the current incarnation of a host: it is dead and mute when this returns, except when called by a task of that

@@ -50,7 +50,8 @@ fn outside() -> ! {
 /// Runs `f` on the world of this thread, if there is one.
 #[inline]
 pub(crate) fn try_with<R>(f: impl FnOnce(&Inner) -> R) -> Option<R> {
-    CURRENT.try_with(|current| current.borrow().as_deref().map(f)).ok().flatten()
+    let current = |current: &RefCell<Option<Rc<Inner>>>| current.try_borrow().ok()?.as_deref().map(f);
+    CURRENT.try_with(current).ok().flatten()
 }
 
 /// Makes a world that of this thread until dropped.
@@ -63,15 +64,12 @@ impl Entered {
     /// # Panics
     /// If another world is running on this thread.
     pub fn new(world: &Rc<Inner>) -> Entered {
-        CURRENT.with(|current| {
-            let mut current = current.try_borrow_mut().expect("no simulation starts from inside a call into another");
-            let again = current.as_ref().is_some_and(|running| Rc::ptr_eq(running, world));
-            assert!(again || current.is_none(), "another simulation is already running on this thread");
-            if !again {
-                *current = Some(world.clone());
-            }
-            Entered { again }
-        })
+        let running = CURRENT.with(|current| current.borrow().as_ref().map(|running| Rc::ptr_eq(running, world)));
+        assert!(running != Some(false), "another simulation is already running on this thread");
+        if running.is_none() {
+            CURRENT.with(|current| current.replace(Some(world.clone())));
+        }
+        Entered { again: running.is_some() }
     }
 }
 
