@@ -18,6 +18,8 @@ mod log;
 mod pages;
 mod snapshot;
 mod state;
+#[cfg(test)]
+mod tests;
 mod values;
 
 use std::path::Path;
