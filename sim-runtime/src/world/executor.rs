@@ -107,7 +107,7 @@ impl Inner {
         entry.scheduled = true;
         entry.wakes += 1;
         entry.cause = self.cause.get();
-        let (id, wakes, host) = (entry.id, entry.wakes, entry.incarnation.host);
+        let (id, wakes, host, priority) = (entry.id, entry.wakes, entry.incarnation.host, entry.priority);
         drop(tasks);
 
         let now = self.now.get();
@@ -127,7 +127,9 @@ impl Inner {
                 return;
             }
         }
-        self.enqueue(key);
+        if !self.park(host, key) {
+            self.push_ready(key, id, wakes, priority);
+        }
     }
 
     fn hold(&self, key: Key, until: Nanos, tie: u64) {
@@ -136,19 +138,26 @@ impl Inner {
 
     /// Puts a scheduled task among the ready ones, or parks it while its host is paused.
     pub fn enqueue(&self, key: Key) {
-        let tasks = self.tasks.borrow();
-        let Some(entry) = tasks.get(key).filter(|entry| entry.scheduled) else { return };
-        if self.park(entry.incarnation.host, key) {
-            return;
+        let ready = self.tasks.borrow().get(key).filter(|entry| entry.scheduled).map(|entry| {
+            let TaskEntry { id, wakes, priority, incarnation, .. } = entry;
+            (*id, *wakes, *priority, incarnation.host)
+        });
+        if let Some((id, wakes, priority, host)) = ready
+            && !self.park(host, key)
+        {
+            self.push_ready(key, id, wakes, priority);
         }
+    }
+
+    #[inline]
+    fn push_ready(&self, key: Key, id: u64, wakes: u64, priority: u64) {
         let sequence = self.ready_sequence.get() + 1;
         self.ready_sequence.set(sequence);
         let rank = match self.config.order {
-            Order::Uniform => hash::mix(self.salt ^ entry.id, entry.wakes),
+            Order::Uniform => hash::mix(self.salt ^ id, wakes),
             Order::Fifo => sequence,
-            Order::Pct { .. } => entry.priority,
+            Order::Pct { .. } => priority,
         };
-        drop(tasks);
         self.ready.borrow_mut().push(Ready { key: rank, sequence, task: key });
     }
 

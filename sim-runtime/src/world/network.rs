@@ -26,7 +26,7 @@ use super::{Cause, HostId, Incarnation, Nanos, hash, section};
 const LINK: Purpose = Purpose("link");
 
 /// How messages travel, on all links or on one. All times in ns, all probabilities in millionths per message.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct NetworkConfig {
     /// Least latency.
@@ -233,14 +233,13 @@ impl Inner {
     fn fly(&self, mut message: InFlight) {
         let sent_at = self.seen_now();
         let mut network = self.network.borrow_mut();
-        let Network { config, counts, .. } = &mut *network;
-        counts.sent += 1;
-        counts.sent_bytes += message.hash.0 as u64;
-        let world_config = config.clone();
+        network.counts.sent += 1;
+        network.counts.sent_bytes += message.hash.0 as u64;
+        let world_config = network.config;
         let link = network.link(message.from, message.to);
         let ordinal = link.draws.ordinal();
         let mut dice = Dice::new(link.draws.next_u64());
-        let config = link.config.clone().unwrap_or(world_config);
+        let config = link.config.unwrap_or(world_config);
         let (is_cut, id) = (link.is_cut, link.id);
         message.epoch = link.epoch;
         if is_cut || dice.chance(config.loss_ppm) {
@@ -581,7 +580,7 @@ pub fn configure(config: NetworkConfig) {
 
 /// The setting in force where no link says otherwise.
 pub fn config() -> NetworkConfig {
-    with(|world| world.network.borrow().config.clone())
+    with(|world| world.network.borrow().config)
 }
 
 pub fn counts() -> NetworkCounts {

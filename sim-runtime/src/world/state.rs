@@ -141,6 +141,8 @@ pub(crate) struct Inner {
 
     pub panics: RefCell<Vec<PanicRecord>>,
     pub halt: RefCell<Option<Halt>>,
+    /// Hosts that are paused now.
+    pub paused: Cell<u32>,
     pub running: Cell<bool>,
 }
 
@@ -148,7 +150,7 @@ impl Inner {
     pub fn new(config: WorldConfig) -> Inner {
         let key = draws::Key::of_seed(config.seed);
         let trace = Trace::new(config.checkpoint_every_log2, config.window, config.ring, config.notes);
-        let network = Network::new(config.network.clone(), key);
+        let network = Network::new(config.network, key);
         let change_points = super::executor::change_points(&config, key);
         Inner {
             key,
@@ -180,6 +182,7 @@ impl Inner {
             pending_sections: RefCell::new(Slab::new()),
             panics: RefCell::default(),
             halt: RefCell::new(None),
+            paused: Cell::new(0),
             running: Cell::new(false),
             config,
         }
