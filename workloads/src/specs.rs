@@ -13,8 +13,14 @@ use crate::kv::Kv;
 use crate::kv::alphabet::KvOp;
 
 /// Name and text of every spec.
-const TEXTS: &[(&str, &str)] =
-    &[("default", include_str!("../specs/default.toml")), ("quiet", include_str!("../specs/quiet.toml"))];
+const TEXTS: &[(&str, &str)] = &[
+    ("default", include_str!("../specs/default.toml")),
+    ("quiet", include_str!("../specs/quiet.toml")),
+    ("power", include_str!("../specs/power.toml")),
+    ("disk", include_str!("../specs/disk.toml")),
+    ("network", include_str!("../specs/network.toml")),
+    ("partitions", include_str!("../specs/partitions.toml")),
+];
 
 /// The spec with this name, if there is one.
 pub fn spec(name: &str) -> Option<Spec> {

@@ -447,14 +447,14 @@ impl<E: Env> RaftLogStorage<TypeConfig<E>> for LogStore<E> {
                 "purge to {upto}, durable is {floor:?}"
             );
         }
+        let ahead = self.shared.floor.as_ref().filter(|_| planted!("purge-ahead-of-durable-state"));
+        let upto = ahead.and_then(DurableFloor::applied).map_or(upto, |applied| applied.max(upto));
         if !self.shared.view().tail.purge(upto) {
             return Ok(());
         }
         if self.shared.env.is_observed() {
             self.shared.env.observe(Observation::Purged { upto });
         }
-        let ahead = self.shared.floor.as_ref().filter(|_| planted!("purge-ahead-of-durable-state"));
-        let upto = ahead.and_then(DurableFloor::applied).map_or(upto, |applied| applied.max(upto));
         if buggify!(at "purge of the log is delayed") {
             TypeConfig::<E>::sleep(Duration::from_millis(20)).await;
         }

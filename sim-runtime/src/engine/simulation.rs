@@ -100,6 +100,9 @@ impl<E: Clone + 'static> Simulation<E> {
             let next = (world::now_ns() + WATCH_NS).min(plan.duration_ns);
             world::sleep_until_ns(next).await;
         }
+        if parts.is_over() {
+            return;
+        }
 
         nemesis.calm();
         fleet.boot_all();
