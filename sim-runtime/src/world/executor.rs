@@ -278,11 +278,8 @@ impl Inner {
         let now = self.now.get();
         let polls = self.polls.get();
         self.polls.set(polls + 1);
-        let at_instant = self.polls_at_instant.get() + 1;
-        self.polls_at_instant.set(at_instant);
-        if at_instant > self.config.polls_per_instant_max {
-            return Err(self.livelock());
-        }
+        self.instant_sleeps.set(0);
+        self.count_at_instant()?;
         let mut tasks = self.tasks.borrow_mut();
         let entry = tasks.get_mut(key).expect("a ready task exists");
         entry.scheduled = false;
@@ -308,6 +305,13 @@ impl Inner {
         self.context.set(Context { incarnation, task: key, mute: false });
         self.cause.set(event);
         Ok(runnable)
+    }
+
+    /// A poll or a due entry that does not advance time.
+    fn count_at_instant(&self) -> Result<(), Halt> {
+        let at_instant = self.polls_at_instant.get() + 1;
+        self.polls_at_instant.set(at_instant);
+        if at_instant > self.config.polls_per_instant_max { Err(self.livelock()) } else { Ok(()) }
     }
 
     fn end_poll(&self) {
@@ -382,7 +386,10 @@ impl Inner {
         loop {
             let next = self.agenda.borrow_mut().pop_due(self.now.get());
             match next {
-                Some(due) => self.happen(due),
+                Some(due) => {
+                    self.count_at_instant()?;
+                    self.happen(due);
+                }
                 None => return Ok(()),
             }
         }
@@ -405,9 +412,7 @@ impl Inner {
         let event = self.record_caused(super::HostId::DRIVER, Class::Action, "", cause, &[], (0, 0));
         self.in_context(Context::OUTSIDE, event, || {
             if let Err(payload) = catch_unwind(AssertUnwindSafe(action)) {
-                let message = panics::record(payload.as_ref());
-                std::mem::forget(payload);
-                panics::unhandled(&message);
+                panics::caught(payload);
             }
         });
         self.end_poll();

@@ -26,7 +26,7 @@ use super::{Cause, HostId, Incarnation, Nanos, hash, section};
 const LINK: Purpose = Purpose("link");
 
 /// How messages travel, on all links or on one. All times in ns, all probabilities in millionths per message.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct NetworkConfig {
     /// Least latency.
@@ -235,11 +235,11 @@ impl Inner {
         let mut network = self.network.borrow_mut();
         network.counts.sent += 1;
         network.counts.sent_bytes += message.hash.0 as u64;
-        let world_config = network.config;
+        let world_config = network.config.clone();
         let link = network.link(message.from, message.to);
         let ordinal = link.draws.ordinal();
         let mut dice = Dice::new(link.draws.next_u64());
-        let config = link.config.unwrap_or(world_config);
+        let config = link.config.clone().unwrap_or(world_config);
         let (is_cut, id) = (link.is_cut, link.id);
         message.epoch = link.epoch;
         if is_cut || dice.chance(config.loss_ppm) {
@@ -580,7 +580,7 @@ pub fn configure(config: NetworkConfig) {
 
 /// The setting in force where no link says otherwise.
 pub fn config() -> NetworkConfig {
-    with(|world| world.network.borrow().config)
+    with(|world| world.network.borrow().config.clone())
 }
 
 pub fn counts() -> NetworkCounts {

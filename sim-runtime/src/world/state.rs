@@ -120,7 +120,10 @@ pub(crate) struct Inner {
     pub bin: RefCell<VecDeque<Runnable<Meta>>>,
     pub draining: Cell<bool>,
     pub polls: Cell<u64>,
+    /// Polls and due entries since time last advanced.
     pub polls_at_instant: Cell<u64>,
+    /// Sleeps without waiting in the running poll.
+    pub instant_sleeps: Cell<u32>,
     /// Polls at which the running task of a PCT order loses its priority, latest first.
     pub change_points: RefCell<Vec<u64>>,
     pub demoted: Cell<u64>,
@@ -150,7 +153,7 @@ impl Inner {
     pub fn new(config: WorldConfig) -> Inner {
         let key = draws::Key::of_seed(config.seed);
         let trace = Trace::new(config.checkpoint_every_log2, config.window, config.ring, config.notes);
-        let network = Network::new(config.network, key);
+        let network = Network::new(config.network.clone(), key);
         let change_points = super::executor::change_points(&config, key);
         Inner {
             key,
@@ -168,6 +171,7 @@ impl Inner {
             draining: Cell::new(false),
             polls: Cell::new(0),
             polls_at_instant: Cell::new(0),
+            instant_sleeps: Cell::new(0),
             change_points: RefCell::new(change_points),
             demoted: Cell::new(0),
             agenda: RefCell::default(),
