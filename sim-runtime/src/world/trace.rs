@@ -185,8 +185,12 @@ impl Trace {
         let number = self.events;
         let head = event.class as u64 | (event.fields.len() as u64) << 8 | u64::from(event.host.0) << 32;
         self.absorb(head, event.at);
-        for pair in event.fields.chunks(2) {
-            self.absorb(pair[0], pair.get(1).copied().unwrap_or_default());
+        let (pairs, last) = event.fields.as_chunks::<2>();
+        for [left, right] in pairs {
+            self.absorb(*left, *right);
+        }
+        if let [last] = last {
+            self.absorb(*last, 0);
         }
         if event.bytes.0 > 0 {
             self.absorb(event.bytes.0 as u64, event.bytes.1);
