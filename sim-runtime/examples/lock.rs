@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use sim_runtime::disk::{Disk, OpenMode};
 use sim_runtime::engine::{
-    Client, ClientProcess, Exit, Judge, Oracle, OpKind, OpOutcome, PlannedOp, Process, Server, Shape, Simulation, Spec,
+    Client, ClientProcess, Exit, Judge, OpKind, OpOutcome, Oracle, PlannedOp, Process, Server, Shape, Simulation, Spec,
     Stamped, System, Until, Workload,
 };
 use sim_runtime::world::draws::Stream;
@@ -20,7 +20,7 @@ use sim_runtime::world::{self, section::Lane};
 const PORT: u16 = 7;
 
 #[derive(Clone, Debug)]
-enum Event {
+pub enum Event {
     Acquired { client: u32 },
     Releasing { client: u32 },
 }
@@ -187,13 +187,17 @@ impl Oracle<Event> for MutualExclusion {
     fn finish(&mut self, _: u64, _: &mut Judge<'_>) {}
 }
 
-fn simulation(syncs: bool) -> Simulation<Event> {
+pub fn simulation(syncs: bool) -> Simulation<Event> {
     let spec = Spec::quiet("lock", 1, 10)
         .with_workload("contenders", [2, 5], [10, 10])
         .with_faults("crash", [0, 3], [1, 30])
         .with_faults("power-loss", [1, 4], [1, 30])
         .with_faults("partition", [0, 3], [50, 500])
         .with_faults("loss", [0, 2], [100, 1000]);
+    simulation_of(spec, syncs)
+}
+
+pub fn simulation_of(spec: Spec, syncs: bool) -> Simulation<Event> {
     Simulation::new(spec, move || Lock { syncs }).workload(Contenders)
 }
 

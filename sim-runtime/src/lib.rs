@@ -6,6 +6,7 @@
 //! - [`sync`]: channels and locks that wake their waiters in a known order
 //! - [`disk`]: simulated disks, and what a power loss leaves of them
 //! - [`adapters`]: the same world behind openraft's, redb's and SQLite's own interfaces
+//! - [`checker`]: is what clients saw linearizable? Independent of the system under test
 //! - [`conformance`]: what implementations of a seam must do, as checks for simulated and real ones
 //! - [`engine`]: plans, faults, workloads, oracles, and the builder that runs them
 //! - [`escape`]: libc's clocks and entropy answered from the world, threads, sockets and real files refused
@@ -13,6 +14,7 @@
 //!
 //! Invariant: nothing below `world` reads the system clock, spawns a thread or iterates a hash map.
 pub mod adapters;
+pub mod checker;
 pub mod conformance;
 pub mod disk;
 pub mod engine;

@@ -1,9 +1,9 @@
 //! The specs by name, and one run of one of them.
 
-use sim_runtime::engine::listing::{BugInfo, SpecInfo};
-use sim_runtime::engine::record::{RunRecord, RunRequest};
 use serde::Deserialize;
+use sim_runtime::engine::listing::{BugInfo, SpecInfo};
 use sim_runtime::engine::plan::PLAN_VERSION;
+use sim_runtime::engine::record::{RunRecord, RunRequest};
 use sim_runtime::engine::{Plan, Simulation, Spec, Workload};
 
 use crate::cluster::AspenCluster;
@@ -13,8 +13,14 @@ use crate::kv::Kv;
 use crate::kv::alphabet::KvOp;
 
 /// Name and text of every spec.
-const TEXTS: &[(&str, &str)] =
-    &[("default", include_str!("../specs/default.toml")), ("quiet", include_str!("../specs/quiet.toml"))];
+const TEXTS: &[(&str, &str)] = &[
+    ("default", include_str!("../specs/default.toml")),
+    ("quiet", include_str!("../specs/quiet.toml")),
+    ("power", include_str!("../specs/power.toml")),
+    ("disk", include_str!("../specs/disk.toml")),
+    ("network", include_str!("../specs/network.toml")),
+    ("partitions", include_str!("../specs/partitions.toml")),
+];
 
 /// The spec with this name, if there is one.
 pub fn spec(name: &str) -> Option<Spec> {

@@ -225,6 +225,11 @@ impl Disk {
         self.shared.lock().volume.durable_at(path, world::now_ns())
     }
 
+    /// Full paths of what a power loss now would surely leave directly in a directory, in order.
+    pub fn durable_list(&self, directory: &str) -> Vec<String> {
+        self.shared.lock().volume.durable_list_at(directory, world::now_ns())
+    }
+
     /// The file as readers see it now.
     pub fn contents(&self, path: &str) -> Option<Image> {
         self.shared.lock().volume.current_at(path, world::now_ns())

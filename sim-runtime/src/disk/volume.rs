@@ -233,6 +233,12 @@ impl Volume {
         }
     }
 
+    /// Full paths of what a power loss at `at` would surely leave directly in `directory`, in order.
+    pub fn durable_list_at(&self, directory: &str, at: Nanos) -> Vec<String> {
+        let names = self.names.durable_at(at).into_keys();
+        names.filter(|path| path != "/" && parent(path) == directory).collect()
+    }
+
     /// The file that a reader at `at` sees under the name that `path` has now.
     pub fn current_at(&self, path: &str, at: Nanos) -> Option<Image> {
         self.lookup(path).map(|id| self.file(id).current_at(at))

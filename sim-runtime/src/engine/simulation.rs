@@ -67,7 +67,9 @@ impl<E: Clone + 'static> Simulation<E> {
     pub fn run(&self, request: &RunRequest) -> RunRecord {
         let system = (self.system)();
         let plan = match &request.plan {
-            Some(json) => serde_json::from_value(json.clone()).expect("the plan was checked when the artifact was read"),
+            Some(json) => {
+                serde_json::from_value(json.clone()).expect("the plan was checked when the artifact was read")
+            }
             None => self.plan_for(&*system, request.seed),
         };
         assert_eq!(plan.version, PLAN_VERSION, "the plan was checked when the artifact was read");
@@ -99,6 +101,9 @@ impl<E: Clone + 'static> Simulation<E> {
         while world::now_ns() < plan.duration_ns && !parts.is_over() {
             let next = (world::now_ns() + WATCH_NS).min(plan.duration_ns);
             world::sleep_until_ns(next).await;
+        }
+        if parts.is_over() {
+            return;
         }
 
         nemesis.calm();
@@ -338,8 +343,7 @@ impl<E: Clone + 'static> Parts<E> {
 
     /// What the nemesis did, and what disks and network did by themselves.
     fn faults(&self) -> BTreeMap<String, FaultCount> {
-        let mut faults =
-            self.stage.borrow().as_ref().map(|(_, nemesis)| nemesis.ledger.counts()).unwrap_or_default();
+        let mut faults = self.stage.borrow().as_ref().map(|(_, nemesis)| nemesis.ledger.counts()).unwrap_or_default();
         for disk in self.disks() {
             for (kind, count) in disk.counters().faults {
                 // Power losses are counted by the nemesis, and an error that it ordered is the error of its family.

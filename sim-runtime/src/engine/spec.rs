@@ -163,9 +163,14 @@ impl Spec {
         self
     }
 
-    /// Adds a fault family that every run has.
+    /// Adds a fault family that every run has, at a strength that is felt.
     pub fn with_faults(mut self, family: &str, count: Range, for_ms: Range) -> Spec {
-        self.faults.insert(family.to_owned(), FamilySpec { chance: 100, count, for_ms, strength: [0, 0] });
+        let strength = match family {
+            "loss" => [100_000, 400_000],
+            "latency" => [5_000, 50_000],
+            _ => [0, 0],
+        };
+        self.faults.insert(family.to_owned(), FamilySpec { chance: 100, count, for_ms, strength });
         self
     }
 
@@ -224,4 +229,4 @@ pub const ORDERS: &[&str] = &["uniform", "fifo", "pct"];
 
 /// Fault families that the engine knows.
 pub const FAMILIES: &[&str] =
-    &["crash", "power-loss", "cluster-power-loss", "partition", "loss", "latency", "disk-error"];
+    &["crash", "stop", "power-loss", "cluster-power-loss", "partition", "loss", "latency", "disk-error"];

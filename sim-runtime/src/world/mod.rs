@@ -50,6 +50,7 @@ pub use trace::{Class, mark_violation, note, record};
 use crate::engine::record::{Checkpoint, TraceEvent};
 use agenda::Kind;
 use state::{Entered, Inner, try_with, with};
+use task::Origin;
 
 /// One simulation. Clones are handles to the same one.
 #[derive(Clone)]
@@ -69,8 +70,9 @@ impl World {
     ///
     /// # Panics
     /// If a simulation is already running on this thread.
+    #[track_caller]
     pub fn run<T>(&self, main: impl Future<Output = T>) -> Result<T, Halt> {
-        self.inner.run_main(main)
+        self.inner.run_main(Origin::caller("main"), main)
     }
 
     /// Runs `f` with this world installed but without running any task: to prepare a run, or to ask afterwards.

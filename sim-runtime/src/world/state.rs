@@ -50,7 +50,8 @@ fn outside() -> ! {
 /// Runs `f` on the world of this thread, if there is one.
 #[inline]
 pub(crate) fn try_with<R>(f: impl FnOnce(&Inner) -> R) -> Option<R> {
-    CURRENT.try_with(|current| current.borrow().as_deref().map(f)).ok().flatten()
+    let current = |current: &RefCell<Option<Rc<Inner>>>| current.try_borrow().ok()?.as_deref().map(f);
+    CURRENT.try_with(current).ok().flatten()
 }
 
 /// Makes a world that of this thread until dropped.
@@ -63,15 +64,12 @@ impl Entered {
     /// # Panics
     /// If another world is running on this thread.
     pub fn new(world: &Rc<Inner>) -> Entered {
-        CURRENT.with(|current| {
-            let mut current = current.try_borrow_mut().expect("no simulation starts from inside a call into another");
-            let again = current.as_ref().is_some_and(|running| Rc::ptr_eq(running, world));
-            assert!(again || current.is_none(), "another simulation is already running on this thread");
-            if !again {
-                *current = Some(world.clone());
-            }
-            Entered { again }
-        })
+        let running = CURRENT.with(|current| current.borrow().as_ref().map(|running| Rc::ptr_eq(running, world)));
+        assert!(running != Some(false), "another simulation is already running on this thread");
+        if running.is_none() {
+            CURRENT.with(|current| current.replace(Some(world.clone())));
+        }
+        Entered { again: running.is_some() }
     }
 }
 
@@ -122,7 +120,10 @@ pub(crate) struct Inner {
     pub bin: RefCell<VecDeque<Runnable<Meta>>>,
     pub draining: Cell<bool>,
     pub polls: Cell<u64>,
+    /// Polls and due entries since time last advanced.
     pub polls_at_instant: Cell<u64>,
+    /// Sleeps without waiting in the running poll.
+    pub instant_sleeps: Cell<u32>,
     /// Polls at which the running task of a PCT order loses its priority, latest first.
     pub change_points: RefCell<Vec<u64>>,
     pub demoted: Cell<u64>,
@@ -143,6 +144,8 @@ pub(crate) struct Inner {
 
     pub panics: RefCell<Vec<PanicRecord>>,
     pub halt: RefCell<Option<Halt>>,
+    /// Hosts that are paused now.
+    pub paused: Cell<u32>,
     pub running: Cell<bool>,
 }
 
@@ -168,6 +171,7 @@ impl Inner {
             draining: Cell::new(false),
             polls: Cell::new(0),
             polls_at_instant: Cell::new(0),
+            instant_sleeps: Cell::new(0),
             change_points: RefCell::new(change_points),
             demoted: Cell::new(0),
             agenda: RefCell::default(),
@@ -182,6 +186,7 @@ impl Inner {
             pending_sections: RefCell::new(Slab::new()),
             panics: RefCell::default(),
             halt: RefCell::new(None),
+            paused: Cell::new(0),
             running: Cell::new(false),
             config,
         }

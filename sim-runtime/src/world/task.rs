@@ -58,6 +58,20 @@ pub(crate) struct TaskEntry {
     pub polls_at_instant: u64,
 }
 
+/// What a task is called and where it was spawned.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Origin {
+    pub name: &'static str,
+    pub place: &'static Location<'static>,
+}
+
+impl Origin {
+    #[track_caller]
+    pub fn caller(name: &'static str) -> Origin {
+        Origin { name, place: Location::caller() }
+    }
+}
+
 /// How the poll of a task ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Completion {
@@ -227,8 +241,7 @@ impl<F: Future> Future for Guarded<F> {
 
 fn drop_caught<F>(mut future: Pin<&mut Option<F>>) {
     if let Err(payload) = catch_unwind(AssertUnwindSafe(|| future.set(None))) {
-        let message = panicked(payload);
-        panics::unhandled(&message);
+        panics::caught(payload);
     }
 }
 
@@ -258,8 +271,7 @@ fn schedule(runnable: Runnable<Meta>) {
 
 impl Inner {
     /// Registers a task of `incarnation`, child of `parent`.
-    #[track_caller]
-    pub fn new_entry(&self, name: &'static str, incarnation: Incarnation, parent: Key) -> TaskEntry {
+    pub fn new_entry(&self, origin: Origin, incarnation: Incarnation, parent: Key) -> TaskEntry {
         let (parent_id, child) = match self.tasks.borrow_mut().get_mut(parent) {
             Some(parent) if parent.incarnation == incarnation => {
                 parent.children += 1;
@@ -273,9 +285,9 @@ impl Inner {
         self.spawned.set(sequence + 1);
         TaskEntry {
             id,
-            name,
+            name: origin.name,
             incarnation,
-            spawned_at: Location::caller(),
+            spawned_at: origin.place,
             task: None,
             runnable: None,
             scheduled: false,
@@ -308,10 +320,9 @@ impl Inner {
         self.schedule(key, Some(runnable));
     }
 
-    #[track_caller]
     fn spawn_with<F, B>(
         &self,
-        name: &'static str,
+        origin: Origin,
         incarnation: Incarnation,
         is_root: bool,
         future: F,
@@ -321,7 +332,7 @@ impl Inner {
         F: Future + 'static,
         B: FnOnce(Meta, Guarded<F>) -> (Runnable<Meta>, Task<(), Meta>),
     {
-        let mut entry = self.new_entry(name, incarnation, self.context.get().task);
+        let mut entry = self.new_entry(origin, incarnation, self.context.get().task);
         entry.is_root = is_root;
         let key = self.tasks.borrow_mut().insert(entry);
         let join = Join::new();
@@ -333,10 +344,9 @@ impl Inner {
     }
 
     /// Spawns on behalf of an incarnation; of a dead one, the future is dropped and the handle is cancelled.
-    #[track_caller]
     pub fn spawn_local_for<F>(
         &self,
-        name: &'static str,
+        origin: Origin,
         incarnation: Incarnation,
         is_root: bool,
         future: F,
@@ -347,7 +357,7 @@ impl Inner {
         if self.is_mute() || !self.is_alive(incarnation) {
             return stillborn(future);
         }
-        self.spawn_with(name, incarnation, is_root, future, |meta, guarded| {
+        self.spawn_with(origin, incarnation, is_root, future, |meta, guarded| {
             Builder::new().metadata(meta).spawn_local(move |_| guarded, schedule)
         })
     }
@@ -360,7 +370,8 @@ pub fn spawn_on<F>(incarnation: Incarnation, name: &'static str, future: F) -> J
 where
     F: Future + 'static,
 {
-    with(|world| world.spawn_local_for(name, incarnation, false, future))
+    let origin = Origin::caller(name);
+    with(|world| world.spawn_local_for(origin, incarnation, false, future))
 }
 
 /// A task that never runs.
@@ -381,12 +392,13 @@ where
     F: Future + Send + 'static,
     F::Output: Send + 'static,
 {
+    let origin = Origin::caller(name);
     with(|world| {
         let Context { incarnation, mute, .. } = world.context.get();
         if mute || !world.is_alive(incarnation) {
             return stillborn(future);
         }
-        world.spawn_with(name, incarnation, false, future, |meta, guarded| {
+        world.spawn_with(origin, incarnation, false, future, |meta, guarded| {
             Builder::new().metadata(meta).spawn(move |_| guarded, schedule)
         })
     })
@@ -398,7 +410,8 @@ pub fn spawn_local<F>(name: &'static str, future: F) -> JoinHandle<F::Output>
 where
     F: Future + 'static,
 {
-    with(|world| world.spawn_local_for(name, world.context.get().incarnation, false, future))
+    let origin = Origin::caller(name);
+    with(|world| world.spawn_local_for(origin, world.context.get().incarnation, false, future))
 }
 
 /// Lets every other ready task run before this one goes on, as far as the order wants.

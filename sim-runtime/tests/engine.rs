@@ -1,0 +1,99 @@
+//! The engine, tested with a system that is not Raft: the lock service of the examples.
+
+use sim_runtime::engine::record::{RunRecord, RunRequest};
+use sim_runtime::engine::report::Verdict;
+use sim_runtime::engine::{Plan, Simulation, Spec, Until};
+use sim_runtime::isolate::in_process;
+
+#[path = "../examples/lock.rs"]
+#[expect(dead_code, reason = "the example's main is not called here")]
+mod lock;
+
+fn run<E: Clone + 'static>(simulation: &Simulation<E>, seed: u64, plan: Option<&Plan>) -> RunRecord {
+    let plan = plan.map(|plan| serde_json::to_value(plan).expect("a plan is plain data"));
+    in_process(|| simulation.run(&RunRequest { seed, spec: "lock".to_owned(), plan, ..RunRequest::default() }))
+}
+
+#[test]
+fn a_correct_system_passes() {
+    let sweep = lock::simulation(true).sweep(100, Until::Seeds(20));
+    sweep.assert_clean();
+    assert!(sweep.acknowledged > 1000, "only {} locks were taken", sweep.acknowledged);
+}
+
+#[test]
+fn a_missing_sync_is_found_and_explained() {
+    let sweep = lock::simulation(false).sweep(0, Until::Seeds(30));
+    let record = sweep.failed.first().expect("30 seeds suffice");
+    let violation = &record.report.violations[0];
+    assert_eq!(violation.property, "mutual-exclusion");
+    let at = violation.at_ns.expect("the run lived");
+    assert!(record.events.iter().any(|event| event.at_ns <= at), "the events that led to it are kept");
+    assert_eq!(record.report.verdict, Verdict::Fail);
+}
+
+#[test]
+fn the_same_seed_is_the_same_run_and_so_is_its_plan() {
+    let simulation = lock::simulation(true);
+    let first = run(&simulation, 7, None);
+    let again = run(&simulation, 7, None);
+    let replayed = run(&simulation, 7, Some(&simulation.plan(7)));
+    assert_eq!(first.report.digest, again.report.digest);
+    assert_eq!(first.checkpoints, again.checkpoints);
+    assert_eq!(first.report.digest, replayed.report.digest);
+    assert_ne!(first.report.digest, run(&simulation, 8, None).report.digest);
+}
+
+#[test]
+fn another_key_is_another_run_of_the_same_plan() {
+    let simulation = lock::simulation(true);
+    let mut plan = simulation.plan(7);
+    let before = run(&simulation, 7, Some(&plan));
+    plan.key += 1;
+    let after = run(&simulation, 7, Some(&plan));
+    assert_ne!(before.report.digest, after.report.digest);
+    assert_eq!(before.report.ops.map(|ops| ops.attempted), after.report.ops.map(|ops| ops.attempted));
+}
+
+#[test]
+fn faults_are_counted_and_noticed() {
+    let simulation = lock::simulation(true);
+    let (mut injected, mut noticed) = (0, 0);
+    for seed in 0..10 {
+        for count in run(&simulation, seed, None).report.faults.expect("the run lived").values() {
+            injected += count.injected;
+            noticed += count.noticed;
+        }
+    }
+    // A crash of a few ms often meets no message; that is what noticing is for.
+    assert!(injected >= 20 && noticed * 3 > injected, "{noticed} of {injected} faults were noticed");
+}
+
+#[test]
+fn a_quiet_run_injects_nothing() {
+    let spec = Spec::quiet("lock", 1, 5).with_workload("contenders", [3, 3], [10, 10]);
+    let record = run(&lock::simulation_of(spec, true), 1, None);
+    assert_eq!(record.report.verdict, Verdict::Pass, "{:?} {:?}", record.report.violations, record.summary);
+    for (kind, count) in record.report.faults.expect("the run lived") {
+        assert_eq!((count.injected, count.noticed), (0, 0), "{kind}");
+    }
+}
+
+#[test]
+fn an_oracle_that_judged_nothing_makes_the_run_inconclusive() {
+    let spec = Spec::quiet("lock", 1, 1).with_workload("contenders", [0, 0], [10, 10]);
+    let record = run(&lock::simulation_of(spec, true), 1, None);
+    assert_eq!(record.report.verdict, Verdict::Inconclusive);
+    assert!(record.summary.iter().any(|line| line.contains("mutual-exclusion judged nothing")), "{:?}", record.summary);
+}
+
+#[test]
+fn a_spec_says_what_is_wrong_with_it() {
+    let read = |text: &str| Spec::parse("mine", text).expect_err("it is wrong").to_string();
+    let head = "name = \"mine\"\nabout = \"x\"\nservers = [3]\nduration_ms = [1, 2]\n";
+    assert!(read(&format!("{head}[faults.earthquake]\nchance = 1\ncount = [1, 1]\n")).contains("earthquake"));
+    assert!(read(&format!("{head}[world]\norder = [\"random\"]\n")).contains("random"));
+    assert!(read(&format!("{head}[world]\nloss_ppm = [5, 1]\n")).contains("world.loss_ppm"));
+    assert!(read(&format!("{head}colour = 1\n")).contains("colour"));
+    assert!(read(&head.replace("[3]", "[0]")).contains("servers"));
+}
