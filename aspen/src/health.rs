@@ -46,6 +46,12 @@ impl<E: Env> Default for Health<E> {
 impl<E: Env> Health<E> {
     /// Declares the stores failed. Only the first reason is kept.
     pub fn fail(&self, reason: impl fmt::Display) {
+        self.poison(reason);
+        self.announce();
+    }
+
+    /// From now on every [`Health::check`] fails. For use within a lane: nobody is woken.
+    pub(crate) fn poison(&self, reason: impl fmt::Display) {
         let mut state = self.state();
         if state.reason.is_some() || state.stopping {
             return;
@@ -53,8 +59,15 @@ impl<E: Env> Health<E> {
         let reason = reason.to_string();
         tracing::error!("a store failed, the node must stop: {reason}");
         state.reason = Some(reason.into());
-        // Nobody may be waiting.
-        let _ = state.changed.send(true);
+    }
+
+    /// Wakes those who wait for a failure, if there was one.
+    pub(crate) fn announce(&self) {
+        let state = self.state();
+        if state.reason.is_some() {
+            // Nobody may be waiting.
+            let _ = state.changed.send(true);
+        }
     }
 
     /// The stores are being closed: errors from now on are no failure.

@@ -65,7 +65,7 @@ impl<E: Env> RaftSnapshotBuilder<TypeConfig<E>> for SnapshotBuilder<E> {
 
     async fn build_snapshot(&mut self) -> io::Result<SnapshotOf<TypeConfig<E>, SnapshotFile<E>>> {
         let shared = self.shared.clone();
-        let built = shared.health.watch("a snapshot cannot be built", self.build().await)?;
+        let built = shared.health.watch(WHAT, self.build().await)?;
         Ok(openraft::storage::Snapshot { meta: built.meta, snapshot: built.file })
     }
 }
@@ -86,6 +86,7 @@ impl<E: Env> SnapshotBuilder<E> {
             let built = self.try_build(may_abandon).await;
             let unpin = {
                 let shared = shared.clone();
+                // Also when the store failed: whoever holds it open keeps it from being replaced.
                 move || {
                     drop(shared.pinned.lock().take());
                     shared.state.lock().as_ref().map(|database| database.meta.applied)
@@ -166,8 +167,7 @@ impl<E: Env> SnapshotBuilder<E> {
 
     /// Opens a read transaction and reads what describes its state.
     async fn pin(&self) -> io::Result<(MetaRow, u64)> {
-        let shared = self.shared.clone();
-        let section = move || -> io::Result<(MetaRow, u64)> {
+        let pin = |shared: Arc<Shared<E>>| {
             let generation = shared.state.lock().as_ref().ok_or_else(crate::state_machine::closed)?.generation;
             let connection =
                 connect_reader(&shared.env, &crate::state_machine::files::database_path(&shared.dir, generation))?;
@@ -177,13 +177,12 @@ impl<E: Env> SnapshotBuilder<E> {
             *shared.pinned.lock() = Some(Pinned { connection });
             Ok((meta, generation))
         };
-        self.shared.lane.run(section).await?
+        self.shared.section(WHAT, pin).await
     }
 
     /// Reads the sessions of the pinned state; the sum of their hashes is what a snapshot without them lacks.
     async fn read_sessions(&self) -> io::Result<Option<(Vec<crate::state_machine::rows::SessionRow>, u64)>> {
-        let shared = self.shared.clone();
-        let section = move || {
+        let read = |shared: Arc<Shared<E>>| {
             let pinned = shared.pinned.lock();
             let Some(Pinned { connection }) = pinned.as_ref() else { return Ok(None) };
             let sessions = read_sessions_after(connection, None, usize::MAX)?;
@@ -193,7 +192,7 @@ impl<E: Env> SnapshotBuilder<E> {
             }
             Ok(Some((sessions, 0)))
         };
-        self.shared.lane.run(section).await?
+        self.shared.section(WHAT, read).await
     }
 
     /// Reads the next rows of the pinned state as a chunk; `None` if there is no pinned state any more.
@@ -205,8 +204,7 @@ impl<E: Env> SnapshotBuilder<E> {
         if buggify!(at "snapshot build pauses between steps", 0.05) {
             TypeConfig::<E>::sleep(Duration::from_millis(50)).await;
         }
-        let shared = self.shared.clone();
-        let section = move || -> io::Result<Option<Step>> {
+        let read = move |shared: Arc<Shared<E>>| {
             let pinned = shared.pinned.lock();
             let Some(Pinned { connection }) = pinned.as_ref() else { return Ok(None) };
             let page = read_kv_page(connection, &from, None, rows_max, bytes_max)?;
@@ -219,7 +217,7 @@ impl<E: Env> SnapshotBuilder<E> {
             assert_sometimes!(page.more, "a snapshot took several steps");
             Ok(Some(Step { chunk, rows, next: last.map(|row| From::Past(row.key)) }))
         };
-        self.shared.lane.run(section).await?
+        self.shared.section(WHAT, read).await
     }
 }
 
@@ -234,11 +232,8 @@ struct Writing<E: Env> {
 
 impl<E: Env> Writing<E> {
     async fn create(shared: Arc<Shared<E>>, path: PathBuf) -> io::Result<Self> {
-        let create = {
-            let (env, path) = (shared.env.clone(), path.clone());
-            move || env.create(&path)
-        };
-        let file = Arc::new(shared.file_lane.run(create).await??);
+        let at = path.clone();
+        let file = Arc::new(shared.file_section(WHAT, move |shared| shared.env.create(&at)).await?);
         Ok(Writing { shared, file, path, offset: 0, hasher: blake3::Hasher::new() })
     }
 
@@ -249,7 +244,7 @@ impl<E: Env> Writing<E> {
         self.hasher.update(&bytes);
         let (file, at) = (self.file.clone(), self.offset);
         self.offset += bytes.len() as u64;
-        self.shared.file_lane.run(move || file.write_all_at(&bytes, at)).await?
+        self.shared.file_section(WHAT, move |_| file.write_all_at(&bytes, at)).await
     }
 
     /// Adds the checksum, makes the file durable, gives it its name, and makes it the current snapshot.
@@ -260,34 +255,33 @@ impl<E: Env> Writing<E> {
         if buggify!(at "snapshot waits between write and sync") {
             TypeConfig::<E>::sleep(Duration::from_millis(100)).await;
         }
-        shared.file_lane.run(move || file.sync()).await??;
+        shared.file_section(WHAT, move |_| file.sync()).await?;
         if buggify!(at "snapshot waits between sync and rename") {
             TypeConfig::<E>::sleep(Duration::from_millis(100)).await;
         }
         if shared.view().generation != generation {
             return Ok(Built::Superseded);
         }
-        let publish = {
-            let shared = shared.clone();
-            move || -> io::Result<Current<E>> {
-                let name = directory::path_of(&shared.dir, header.meta.last_log_id);
-                shared.env.rename(&path, &name)?;
-                shared.env.sync_dir(&shared.dir)?;
-                let Header { meta, state_hash, .. } = header;
-                if shared.env.is_observed() {
-                    shared.env.observe(Observation::SnapshotBuilt { last: meta.last_log_id, state_hash });
-                }
-                let file = shared.env.open(&name)?;
-                let file = SnapshotFile::new(shared.file_lane.clone(), file, name, offset, checksum);
-                Ok(Current { meta, state_hash, file })
+        let publish = move |shared: Arc<Shared<E>>| {
+            let name = directory::path_of(&shared.dir, header.meta.last_log_id);
+            shared.env.rename(&path, &name)?;
+            shared.env.sync_dir(&shared.dir)?;
+            let Header { meta, state_hash, .. } = header;
+            if shared.env.is_observed() {
+                shared.env.observe(Observation::SnapshotBuilt { last: meta.last_log_id, state_hash });
             }
+            let file = shared.env.open(&name)?;
+            let file = SnapshotFile::new(shared.file_lane.clone(), file, name, offset, checksum);
+            Ok(Current { meta, state_hash, file })
         };
-        let current = shared.file_lane.run(publish).await??;
+        let current = shared.file_section(WHAT, publish).await?;
         shared.publish_snapshot(current.clone());
         shared.remove_retired().await?;
         Ok(Built::Done(current))
     }
 }
+
+const WHAT: &str = "a snapshot cannot be built";
 
 /// Tries to build a snapshot before one may no longer be abandoned.
 const TRIES_MAX: u32 = 3;

@@ -19,13 +19,15 @@ use super::directory::{self, Current};
 use super::file::SnapshotFile;
 use super::format::{Chunk, Header};
 use super::read::Reader;
-use crate::env::{Env, File as _, Lane};
+use crate::env::{Env, File as _};
 use crate::log_store::damaged;
 use crate::observe::Observation;
 use crate::state_machine::database::{CheckpointMode, Database, connect_reader};
 use crate::state_machine::rows::MetaRow;
 use crate::state_machine::{Shared, files};
 use crate::types::{SnapshotMeta, TypeConfig};
+
+pub(crate) const WHAT: &str = "a snapshot cannot be installed";
 
 /// Installs `file`, which describes itself as `meta`.
 pub(crate) async fn install<E: Env>(
@@ -59,43 +61,35 @@ async fn build<E: Env>(
     file: &SnapshotFile<E>,
     generation: u64,
 ) -> io::Result<Database> {
-    let create = {
-        let shared = shared.clone();
-        move || -> io::Result<Database> {
-            // A build that failed before a restart may have left one.
-            files::remove_database(&shared.env, &shared.dir, generation)?;
-            Database::create(&shared.env, &files::database_path(&shared.dir, generation), generation)
-        }
+    let create = move |shared: Arc<Shared<E>>| {
+        // A build that failed before a restart may have left one.
+        files::remove_database(&shared.env, &shared.dir, generation)?;
+        Database::create(&shared.env, &files::database_path(&shared.dir, generation), generation)
     };
-    let mut database = shared.lane.run(create).await??;
-    let open = {
-        let (env, file) = (shared.env.clone(), file.clone());
-        move || -> io::Result<(Reader<E::File>, Header)> {
-            let mut reader = file.reader(&env)?;
-            let header = reader.header()?;
-            Ok((reader, header))
-        }
+    let mut database = shared.section(WHAT, create).await?;
+    let announced = file.clone();
+    let open = move |shared: Arc<Shared<E>>| -> io::Result<(Reader<E::File>, Header)> {
+        let mut reader = announced.reader(&shared.env)?;
+        let header = reader.header()?;
+        Ok((reader, header))
     };
-    let (mut reader, header) = shared.file_lane.run(open).await??;
+    let (mut reader, header) = shared.file_section(WHAT, open).await?;
     if header.meta != *meta {
         return Err(damaged(format!("the snapshot says {}, expected {meta}", header.meta)));
     }
     loop {
-        let next = move || {
-            let chunk = reader.chunk();
-            (reader, chunk)
+        let next = move |_: Arc<Shared<E>>| {
+            let chunk = reader.chunk()?;
+            Ok((reader, chunk))
         };
-        let (back, chunk) = shared.file_lane.run(next).await?;
+        let (back, chunk) = shared.file_section(WHAT, next).await?;
         reader = back;
-        let chunk = chunk?;
         let is_end = matches!(chunk, Chunk::End { .. });
-        let load = move || {
-            let loaded = database.load(chunk);
-            (database, loaded)
+        let load = move |_: Arc<Shared<E>>| {
+            database.load(chunk)?;
+            Ok(database)
         };
-        let (back, loaded) = shared.lane.run(load).await?;
-        database = back;
-        loaded?;
+        database = shared.section(WHAT, load).await?;
         if is_end {
             break;
         }
@@ -103,23 +97,20 @@ async fn build<E: Env>(
             TypeConfig::<E>::sleep(Duration::from_millis(20)).await;
         }
     }
-    let checksum = shared.file_lane.run(move || reader.verify()).await??;
+    let checksum = shared.file_section(WHAT, move |_| reader.verify()).await?;
     if checksum != file.checksum() {
         return Err(damaged("the snapshot is not the one that was announced"));
     }
-    let seal = {
-        let shared = shared.clone();
-        move || -> io::Result<Database> {
-            database.seal(&header)?;
-            let checkpoint = database.checkpoint(CheckpointMode::Truncate)?;
-            if !checkpoint.is_complete() {
-                return Err(io::Error::other(format!("the new state could not be made durable: {checkpoint:?}")));
-            }
-            shared.env.sync_dir(&shared.dir)?;
-            Ok(database)
+    let seal = move |shared: Arc<Shared<E>>| {
+        database.seal(&header)?;
+        let checkpoint = database.checkpoint(CheckpointMode::Truncate)?;
+        if !checkpoint.is_complete() {
+            return Err(io::Error::other(format!("the new state could not be made durable: {checkpoint:?}")));
         }
+        shared.env.sync_dir(&shared.dir)?;
+        Ok(database)
     };
-    shared.lane.run(seal).await?
+    shared.section(WHAT, seal).await
 }
 
 /// Step 2: the snapshot file gets its name, unless it has it already (a restart installs the current snapshot again).
@@ -130,9 +121,8 @@ async fn name<E: Env>(
     state_hash: u64,
 ) -> io::Result<Current<E>> {
     let name = directory::path_of(&shared.dir, meta.last_log_id);
-    let (shared, meta) = (shared.clone(), meta.clone());
-    let lane = shared.file_lane.clone();
-    let section = move || -> io::Result<Current<E>> {
+    let meta = meta.clone();
+    let rename = move |shared: Arc<Shared<E>>| {
         if file.path() == name {
             return Ok(Current { meta, state_hash, file });
         }
@@ -148,7 +138,7 @@ async fn name<E: Env>(
         let file = file.renamed(&shared.env, name)?;
         Ok(Current { meta, state_hash, file })
     };
-    lane.run(section).await?
+    shared.file_section(WHAT, rename).await
 }
 
 /// Copies a file, durably. Synchronous.
@@ -170,9 +160,7 @@ const COPY_BYTES: u64 = 1 << 20;
 
 /// Steps 3 and 4: from here on the new database is the state.
 async fn switch<E: Env>(shared: &Arc<Shared<E>>, database: Database, generation: u64) -> io::Result<()> {
-    let lane = shared.lane.clone();
-    let shared = shared.clone();
-    let section = move || -> io::Result<()> {
+    let switch = move |shared: Arc<Shared<E>>| {
         let reader = connect_reader(&shared.env, &files::database_path(&shared.dir, generation))?;
         files::write_pointer(&shared.env, &shared.dir, generation)?;
         if shared.env.is_observed() {
@@ -187,25 +175,19 @@ async fn switch<E: Env>(shared: &Arc<Shared<E>>, database: Database, generation:
             old.as_ref().is_none_or(|old| old.generation < generation),
             "generations of the state only go up"
         );
-        if let Some(old) = old {
-            old.close_for_removal();
-        }
         Ok(())
     };
-    lane.run(section).await?
+    shared.section(WHAT, switch).await
 }
 
 async fn clean_up<E: Env>(shared: &Arc<Shared<E>>, generation: u64) -> io::Result<()> {
     if buggify!(at "install leaves the old state for a while") {
         TypeConfig::<E>::sleep(Duration::from_millis(200)).await;
     }
-    let section = {
-        let shared = shared.clone();
-        move || -> io::Result<()> {
-            files::remove_database(&shared.env, &shared.dir, generation - 1)?;
-            directory::remove_incoming(&shared.env, &shared.dir)
-        }
+    let remove = move |shared: Arc<Shared<E>>| {
+        files::remove_database(&shared.env, &shared.dir, generation - 1)?;
+        directory::remove_incoming(&shared.env, &shared.dir)
     };
-    shared.lane.run(section).await??;
+    shared.section(WHAT, remove).await?;
     shared.remove_retired().await
 }

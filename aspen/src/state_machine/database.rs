@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, params};
 
 use super::rows::{MetaRow, SessionRow, kv_checksum, session_checksum};
@@ -219,12 +220,6 @@ impl Database {
         Ok(())
     }
 
-    /// Closes a database whose file goes away: nothing needs to be checkpointed.
-    pub(crate) fn close_for_removal(self) {
-        // If SQLite refuses, closing only writes more than needed.
-        let _ = self.connection.set_db_config(rusqlite::config::DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true);
-    }
-
     fn check_counts(&self, rows: u64, sessions: u64) -> io::Result<()> {
         let count: i64 = self.connection.query_row("SELECT count(*) FROM kv", [], |row| row.get(0)).map_err(sqlite)?;
         let found = (count.cast_unsigned(), self.sessions.len() as u64);
@@ -317,6 +312,9 @@ fn connect<E: Env>(env: &E, path: &Path) -> io::Result<Connection> {
     let connection = connection.map_err(sqlite)?;
     // A blocking wait has no place in a lane, and there is never a second writer to wait for.
     connection.busy_timeout(Duration::ZERO).map_err(sqlite)?;
+    // By itself SQLite checkpoints when the last connection is closed: after a failed sync that would copy pages into the
+    // database that the log has lost.
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).map_err(sqlite)?;
     connection.set_prepared_statement_cache_capacity(STATEMENTS_CACHED);
     let mode: String = connection.query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0)).map_err(sqlite)?;
     if mode != "wal" {

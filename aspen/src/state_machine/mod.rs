@@ -188,25 +188,18 @@ impl<E: Env> StateMachine<E> {
         let shared = &self.shared;
         shared.health.check()?;
         assert_sometimes!(entries.len() > 1, "several entries were applied in one transaction");
-        let section = {
-            let shared = shared.clone();
-            move || -> io::Result<(apply::Applied, MetaRow, u32)> {
-                let mut state = shared.state.lock();
-                let database = state.as_mut().ok_or_else(closed)?;
-                let applied = database.apply(&entries)?;
-                if shared.env.is_observed() {
-                    for (log_id, state_hash) in &applied.hashes {
-                        shared.env.observe(Observation::Applied { log_id: *log_id, state_hash: *state_hash });
-                    }
+        let apply = move |shared: Arc<Shared<E>>| {
+            let mut state = shared.state.lock();
+            let database = state.as_mut().ok_or_else(closed)?;
+            let applied = database.apply(&entries)?;
+            if shared.env.is_observed() {
+                for (log_id, state_hash) in &applied.hashes {
+                    shared.env.observe(Observation::Applied { log_id: *log_id, state_hash: *state_hash });
                 }
-                Ok((applied, database.meta.clone(), database.wal_pages()))
             }
+            Ok((applied, database.meta.clone(), database.wal_pages()))
         };
-        let result = match shared.lane.run(section).await {
-            Ok(result) => result,
-            Err(stopped) => Err(stopped.into()),
-        };
-        let (applied, meta, wal_pages) = shared.health.watch("entries cannot be applied", result)?;
+        let (applied, meta, wal_pages) = shared.section("entries cannot be applied", apply).await?;
         shared.publish_applied(meta, wal_pages);
         Ok(applied.replies)
     }
@@ -248,16 +241,14 @@ impl<E: Env> StateMachine<E> {
         if buggify!(at "checkpoint is put off") {
             return Ok(());
         }
-        let shared = self.shared.clone();
-        let section = move || -> io::Result<()> {
+        let checkpoint = |shared: Arc<Shared<E>>| {
             let state = shared.state.lock();
             let checkpoint = state.as_ref().ok_or_else(closed)?.checkpoint(CheckpointMode::Passive)?;
             assert_sometimes!(checkpoint.is_complete(), "a checkpoint moved the whole write-ahead log");
             assert_sometimes!(!checkpoint.is_complete(), "a pinned snapshot kept a checkpoint from completing");
             Ok(())
         };
-        let result = self.shared.lane.run(section).await?;
-        self.shared.health.watch("the state cannot be checkpointed", result)
+        self.shared.section("the state cannot be checkpointed", checkpoint).await
     }
 }
 
@@ -307,7 +298,7 @@ impl<E: Env> RaftStateMachine<TypeConfig<E>> for StateMachine<E> {
     async fn install_snapshot(&mut self, meta: &SnapshotMeta, snapshot: SnapshotFile<E>) -> io::Result<()> {
         self.shared.health.check()?;
         let installed = install::install(&self.shared, meta, snapshot).await;
-        self.shared.health.watch("a snapshot cannot be installed", installed)
+        self.shared.health.watch(install::WHAT, installed)
     }
 
     async fn get_current_snapshot(&mut self) -> io::Result<Option<SnapshotOf<TypeConfig<E>, SnapshotFile<E>>>> {
@@ -318,6 +309,49 @@ impl<E: Env> RaftStateMachine<TypeConfig<E>> for StateMachine<E> {
 }
 
 impl<E: Env> Shared<E> {
+    /// Runs `work` in the lane of the database. After the first error nothing runs there any more: what a failed sync
+    /// lost may look present, and must neither be read nor copied into the database by a checkpoint.
+    pub fn section<T, F>(
+        self: &Arc<Self>,
+        what: &'static str,
+        work: F,
+    ) -> impl Future<Output = io::Result<T>> + Send + use<T, F, E>
+    where
+        T: Send + 'static,
+        F: FnOnce(Arc<Self>) -> io::Result<T> + Send + 'static,
+    {
+        self.clone().section_in(self.lane.clone(), what, work)
+    }
+
+    /// Runs `work` in the lane of the snapshot files.
+    pub fn file_section<T, F>(
+        self: &Arc<Self>,
+        what: &'static str,
+        work: F,
+    ) -> impl Future<Output = io::Result<T>> + Send + use<T, F, E>
+    where
+        T: Send + 'static,
+        F: FnOnce(Arc<Self>) -> io::Result<T> + Send + 'static,
+    {
+        self.clone().section_in(self.file_lane.clone(), what, work)
+    }
+
+    async fn section_in<T, F>(self: Arc<Self>, lane: E::Lane, what: &'static str, work: F) -> io::Result<T>
+    where
+        T: Send + 'static,
+        F: FnOnce(Arc<Self>) -> io::Result<T> + Send + 'static,
+    {
+        let shared = self.clone();
+        let run = move || {
+            shared.health.check()?;
+            work(shared.clone()).inspect_err(|error| shared.health.poison(format_args!("{what}: {error}")))
+        };
+        match lane.run(run).await {
+            Ok(result) => result.inspect_err(|_| self.health.announce()),
+            Err(stopped) => self.health.watch(what, Err(stopped.into())),
+        }
+    }
+
     pub fn view(&self) -> MutexGuard<'_, View<E>> {
         self.view.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -371,8 +405,8 @@ impl<E: Env> Shared<E> {
         if retired.is_empty() {
             return Ok(());
         }
-        let env = self.env.clone();
-        let kept = self.file_lane.run(move || directory::remove_unused(&env, retired)).await??;
+        let remove = move |shared: Arc<Self>| directory::remove_unused(&shared.env, retired);
+        let kept = self.file_section("an old snapshot cannot be removed", remove).await?;
         self.view().retired.extend(kept);
         Ok(())
     }

@@ -8,7 +8,7 @@ use buggify::{assert_always, assert_sometimes, buggify};
 use rusqlite::Connection;
 
 use super::Shared;
-use super::database::{From, find_kv, read_kv_page, read_meta, sqlite};
+use super::database::{CheckpointMode, From, find_kv, read_kv_page, read_meta, sqlite};
 use crate::command::{Answer, KeyValue, Query};
 use crate::env::{Env, Lane};
 use crate::store::StoreError;
@@ -37,18 +37,12 @@ impl<E: Env> StateReader<E> {
         shared.health.check().map_err(StoreError::Stopped)?;
         let bytes_max = shared.config.scan_bytes_max;
         let bytes_max = if buggify!(at "scan stops after one row") { 0 } else { bytes_max };
-        let section = {
-            let shared = shared.clone();
-            move || -> io::Result<Answer> {
-                let reader = shared.reader.lock();
-                answer(reader.as_ref().ok_or_else(super::closed)?, &query, bytes_max)
-            }
+        let read = move |shared: Arc<Shared<E>>| {
+            let reader = shared.reader.lock();
+            answer(reader.as_ref().ok_or_else(super::closed)?, &query, bytes_max)
         };
-        let result = match shared.lane.run(section).await {
-            Ok(result) => result,
-            Err(stopped) => Err(stopped.into()),
-        };
-        shared.health.watch("the state cannot be read", result).map_err(|error| StoreError::from_io("read", error))
+        let answered = shared.section("the state cannot be read", read).await;
+        answered.map_err(|error| StoreError::from_io("read", error))
     }
 
     /// Log time of the last applied command, ms.
@@ -69,30 +63,31 @@ impl<E: Env> StateReader<E> {
     /// Recomputes the state hash from every row and compares it with the one kept. Returns the last applied entry and
     /// the hash.
     pub async fn verify(&self) -> Result<(Option<LogId>, u64), StoreError> {
-        let shared = self.shared.clone();
-        let section = move || -> io::Result<(Option<LogId>, u64)> {
+        let verify = |shared: Arc<Shared<E>>| {
             let state = shared.state.lock();
             let database = state.as_ref().ok_or_else(super::closed)?;
             Ok((database.meta.applied, database.verify()?))
         };
-        let result = self.shared.lane.run(section).await.unwrap_or_else(|stopped| Err(stopped.into()));
-        self.shared
-            .health
-            .watch("the state does not verify", result)
-            .map_err(|error| StoreError::from_io("verify", error))
+        let verified = self.shared.section("the state does not verify", verify).await;
+        verified.map_err(|error| StoreError::from_io("verify", error))
     }
 
     /// Checkpoints and closes the database. Later calls fail.
     pub async fn close(&self) -> Result<(), StoreError> {
-        self.shared.health.stopping();
         let shared = self.shared.clone();
-        let section = move || {
+        shared.health.stopping();
+        let close = move || -> io::Result<()> {
             drop(shared.pinned.lock().take());
             drop(shared.reader.lock().take());
-            // The last connection checkpoints, syncs and removes the write-ahead log.
-            drop(shared.state.lock().take());
+            let Some(database) = shared.state.lock().take() else { return Ok(()) };
+            // What a failed sync lost must not be copied into the database.
+            if shared.health.check().is_ok() {
+                database.checkpoint(CheckpointMode::Truncate)?;
+            }
+            Ok(())
         };
-        self.shared.lane.run(section).await.map_err(|stopped| StoreError::from_io("close", stopped.into()))
+        let closed = self.shared.lane.run(close).await.unwrap_or_else(|stopped| Err(stopped.into()));
+        closed.map_err(|error| StoreError::from_io("close", error))
     }
 }
 
