@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use sim_runtime::disk::{Disk, OpenMode};
 use sim_runtime::engine::{
-    Client, ClientProcess, Exit, Judge, Oracle, OpKind, OpOutcome, PlannedOp, Process, Server, Shape, Simulation, Spec,
+    Client, ClientProcess, Exit, Judge, OpKind, OpOutcome, Oracle, PlannedOp, Process, Server, Shape, Simulation, Spec,
     Stamped, System, Until, Workload,
 };
 use sim_runtime::world::draws::Stream;

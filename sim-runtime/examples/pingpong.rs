@@ -18,9 +18,9 @@ const PORT: u16 = 1;
 type Waiting = Arc<Mutex<BTreeMap<u64, oneshot::Sender<u64>>>>;
 
 fn message(kind: u8, id: u64) -> Vec<u8> {
-    let mut bytes = vec![kind];
-    bytes.extend_from_slice(&id.to_le_bytes());
-    bytes.resize(64, 0);
+    let mut bytes = vec![0; 64];
+    bytes[0] = kind;
+    bytes[1..9].copy_from_slice(&id.to_le_bytes());
     bytes
 }
 

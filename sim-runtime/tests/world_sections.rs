@@ -240,6 +240,25 @@ fn a_panic_in_a_section_surfaces_at_its_end_and_frees_the_lane() {
 }
 
 #[test]
+fn a_panic_in_an_effect_is_told_and_breaks_nothing_else() {
+    let world = World::new(WorldConfig { halt_on_panic: false, ..WorldConfig::default() });
+    world
+        .run(async {
+            section::run("work", || {
+                section::spend(3_000);
+                section::buffer(|| panic!("in an effect"));
+                section::spend(3_000);
+            })
+            .await;
+            assert!(!section::active());
+            section::run("more work", || section::spend(1)).await;
+        })
+        .unwrap();
+    let panics = world.panics();
+    assert_eq!((panics.len(), panics[0].at_ns, panics[0].message.as_str()), (1, 6_000, "in an effect"));
+}
+
+#[test]
 fn a_wake_from_inside_a_section_is_not_seen_before_its_time() {
     let written = run(7, |log| async move {
         let (sender, receiver) = sim_runtime::sync::oneshot::channel();

@@ -159,6 +159,31 @@ fn a_livelock_names_the_busiest_task_first() {
     assert!(tasks[0].polls_at_instant > 990);
 }
 
+/// Neither a sleep that is over already nor an action that schedules itself may spin unseen.
+#[test]
+fn loops_that_do_not_advance_time_are_livelocks_too() {
+    let config = || WorldConfig { polls_per_instant_max: 1_000, ..WorldConfig::default() };
+    let halt = World::new(config())
+        .run::<()>(async {
+            loop {
+                world::sleep(Duration::ZERO).await;
+            }
+        })
+        .unwrap_err();
+    assert_eq!(halt.property(), "livelock");
+
+    fn again() {
+        world::at(0, again);
+    }
+    let halt = World::new(config())
+        .run(async {
+            again();
+            world::sleep(Duration::from_millis(1)).await;
+        })
+        .unwrap_err();
+    assert_eq!(halt.property(), "livelock");
+}
+
 #[test]
 fn budgets_end_a_run() {
     let forever = || async {

@@ -14,10 +14,10 @@ use openraft::RaftMetrics;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::type_config::alias::WatchReceiverOf;
 use sim_runtime::disk::{Disk, Role as FileRole};
+use sim_runtime::engine::Oracle;
 use sim_runtime::engine::report::Metrics;
 use sim_runtime::engine::run;
 use sim_runtime::engine::system::{Cluster, DownCause, Exit, Knob, Outside, Phase, Process, Server, System};
-use sim_runtime::engine::Oracle;
 use sim_runtime::world::{self, HostId};
 
 use crate::config;
@@ -195,7 +195,7 @@ impl System for AspenCluster {
 }
 
 /// One boot of one node, until it stops.
-async fn serve(server: Server<Event>, sample_images: bool) -> Exit {
+async fn serve(mut server: Server<Event>, sample_images: bool) -> Exit {
     let node = node_id(server.index);
     server.emit(Event::Booted { node });
     let env = SimEnv::new(Some(node));
@@ -208,6 +208,11 @@ async fn serve(server: Server<Event>, sample_images: bool) -> Exit {
     world::spawn("metrics", view);
     server.emit(Event::Serving { node });
     server.serving();
+    let (asked, stopping) = (server.stop_signal(), started.clone());
+    world::spawn("stop", async move {
+        asked.await;
+        stopping.shutdown().await;
+    });
     if server.index == 0 {
         let members: BTreeMap<NodeId, Member> = (0u32..)
             .zip(&server.hosts)

@@ -51,9 +51,11 @@ const STORE_KNOBS: &[Knob] = &[
 pub fn knobs() -> &'static [Knob] {
     static KNOBS: OnceLock<Vec<Knob>> = OnceLock::new();
     KNOBS.get_or_init(|| {
-        let raft = RaftTuning::KNOBS.iter().map(|knob| product("raft", knob.name, knob.about, knob.default, knob.extremes));
-        let client =
-            ClientTuning::KNOBS.iter().map(|knob| product("client", knob.name, knob.about, knob.default, knob.extremes));
+        let raft =
+            RaftTuning::KNOBS.iter().map(|knob| product("raft", knob.name, knob.about, knob.default, knob.extremes));
+        let client = ClientTuning::KNOBS
+            .iter()
+            .map(|knob| product("client", knob.name, knob.about, knob.default, knob.extremes));
         raft.chain(client).chain(STORE_KNOBS.iter().copied()).collect()
     })
 }

@@ -1,9 +1,9 @@
 //! The specs by name, and one run of one of them.
 
-use sim_runtime::engine::listing::{BugInfo, SpecInfo};
-use sim_runtime::engine::record::{RunRecord, RunRequest};
 use serde::Deserialize;
+use sim_runtime::engine::listing::{BugInfo, SpecInfo};
 use sim_runtime::engine::plan::PLAN_VERSION;
+use sim_runtime::engine::record::{RunRecord, RunRequest};
 use sim_runtime::engine::{Plan, Simulation, Spec, Workload};
 
 use crate::cluster::AspenCluster;

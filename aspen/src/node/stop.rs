@@ -57,7 +57,7 @@ impl<E: Env> Node<E> {
         let drained = inner.drain(deadline).await;
         // The last replies are still on their way out.
         TypeConfig::<E>::sleep(POLL).await;
-        assert_sometimes!(!drained, "a node stopped with proposals in flight", owed_by = "stop");
+        assert_sometimes!(!drained, "a node stopped with proposals in flight");
         inner.close().await;
     }
 
@@ -139,7 +139,7 @@ impl<E: Env> Inner<E> {
         let me = self.id;
         let handed_over = metrics.wait_until(move |metrics| metrics.current_leader != Some(me));
         if let Ok(Ok(_)) = TypeConfig::<E>::timeout(wait, handed_over).await {
-            assert_reachable!("a leader that stops handed over", owed_by = "stop");
+            assert_reachable!("a leader that stops handed over");
         }
     }
 

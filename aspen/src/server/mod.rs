@@ -153,7 +153,7 @@ impl<E: Env> Server<E> {
         }
         match (envelope.to, of_node(&envelope.request)) {
             (Some(to), _) if to != id => {
-                assert_reachable!("a request reached another node than it was meant for", owed_by = "membership");
+                assert_reachable!("a request reached another node than it was meant for", owed_by = "");
                 Err(Refusal::new(ErrorCode::WrongNode, format!("this is node {id}, not {to}")))
             }
             (None, true) => Err(Refusal::new(ErrorCode::Malformed, "a node's request names the node it is meant for")),

@@ -107,7 +107,7 @@ impl<E: Env> SnapshotBuilder<E> {
         let (meta, generation) = self.pin().await?;
         if let Some(current) = shared.view().snapshot.clone().filter(|current| current.meta.last_log_id == meta.applied)
         {
-            assert_reachable!("a snapshot was asked for and the current one was new enough", owed_by = "snapshots");
+            assert_reachable!("a snapshot was asked for and the current one was new enough", owed_by = "");
             return Ok(Built::Done(current));
         }
         let mut file = Writing::create(shared.clone(), directory::building_path(&shared.dir)).await?;

@@ -11,6 +11,7 @@ use super::report::Metrics;
 use super::run::{self, Run};
 use super::system::{DownCause, Exit, Server};
 use crate::disk::Disk;
+use crate::sync::oneshot;
 use crate::world::{self, Cause, HostId, Incarnation, Nanos};
 
 /// All servers of one run.
@@ -24,10 +25,14 @@ pub struct Fleet<E> {
     pub restarts: Cell<u64>,
 }
 
-#[derive(Clone, Copy, Default)]
+#[derive(Default)]
 struct Slot {
     /// The boot that runs, if one does.
     up: Option<u32>,
+    /// Asks the boot that runs to stop.
+    stop: Option<oneshot::Sender<()>>,
+    /// It was asked: how long it stays down, and whom to tell when it is.
+    stopping: Option<(Nanos, Box<dyn FnOnce()>)>,
     ever_up: bool,
     /// When the supervisor starts it again.
     start_at: Option<Nanos>,
@@ -36,7 +41,7 @@ struct Slot {
 impl<E: Clone + 'static> Fleet<E> {
     pub fn new(plan: Rc<Plan>, run: Rc<Run<E>>) -> Rc<Fleet<E>> {
         let hosts: Vec<HostId> = (0..plan.servers).map(|index| world::add_host(&format!("server-{index}"))).collect();
-        let slots = RefCell::new(vec![Slot::default(); hosts.len()]);
+        let slots = RefCell::new(hosts.iter().map(|_| Slot::default()).collect());
         let fleet = Rc::new(Fleet {
             hosts,
             run,
@@ -80,10 +85,11 @@ impl<E: Clone + 'static> Fleet<E> {
             return;
         }
         let fleet = Rc::clone(self);
+        let (stop, asked) = oneshot::channel();
         let incarnation = world::boot(self.hosts[index], move || {
             let who = world::current();
             let number = u32::try_from(index).expect("servers are numbered by u32");
-            let server = Server::new(number, who.host, who.boot, fleet.hosts.clone(), fleet.plan.knobs.clone());
+            let server = Server::new(number, who.host, who.boot, fleet.hosts.clone(), fleet.plan.knobs.clone(), asked);
             let process = fleet.run.system.server(server);
             Box::pin(async move {
                 let exit = process.await;
@@ -93,6 +99,8 @@ impl<E: Clone + 'static> Fleet<E> {
         let mut slots = self.slots.borrow_mut();
         let slot = &mut slots[index];
         slot.up = Some(incarnation.boot);
+        slot.stop = Some(stop);
+        slot.stopping = None;
         slot.start_at = None;
         if std::mem::replace(&mut slot.ever_up, true) {
             self.restarts.set(self.restarts.get() + 1);
@@ -132,6 +140,19 @@ impl<E: Clone + 'static> Fleet<E> {
         killed
     }
 
+    /// Asks the process to stop; `stopped` is called when it has. Returns whether it ran and was not asked before.
+    pub fn stop(&self, index: usize, down_ns: Nanos, stopped: impl FnOnce() + 'static) -> bool {
+        let mut slots = self.slots.borrow_mut();
+        let slot = &mut slots[index];
+        let Some(stop) = slot.stop.take() else {
+            return false;
+        };
+        slot.stopping = Some((down_ns, Box::new(stopped)));
+        drop(slots);
+        // A process that does not listen is not stopped.
+        stop.send(()).is_ok()
+    }
+
     /// Takes the power from a machine, whether or not its process runs. Returns the number of sectors lost.
     pub fn power_loss(self: &Rc<Self>, index: usize, down_ns: Nanos) -> u64 {
         let host = self.hosts[index];
@@ -153,6 +174,8 @@ impl<E: Clone + 'static> Fleet<E> {
         let Some(boot) = self.slots.borrow_mut()[index].up.take() else {
             return false;
         };
+        let forgotten = self.slots.borrow_mut()[index].stop.take();
+        drop(forgotten);
         world::kill(self.hosts[index], cause);
         let number = u32::try_from(index).expect("servers are numbered by u32");
         self.run.system.down(number, self.hosts[index], boot, down);
@@ -167,7 +190,15 @@ impl<E: Clone + 'static> Fleet<E> {
             Exit::Failed(_) => DownCause::Failed,
         };
         if self.slots.borrow()[index].up == Some(who.boot) && self.kill(index, Cause::Stop, down) {
-            self.boot_after(index, SUPERVISOR_DELAY_NS);
+            let asked = self.slots.borrow_mut()[index].stopping.take();
+            let delay = match asked {
+                Some((down_ns, stopped)) if down == DownCause::Stopped => {
+                    stopped();
+                    down_ns
+                }
+                _ => SUPERVISOR_DELAY_NS,
+            };
+            self.boot_after(index, delay);
         }
     }
 

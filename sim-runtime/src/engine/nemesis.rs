@@ -11,8 +11,8 @@ use std::rc::Rc;
 use super::coverage::Coverage;
 use super::fleet::Fleet;
 use super::ledger::Ledger;
-use super::tickets;
 use super::plan::{Fault, PartitionShape, PlannedFault, Trigger};
+use super::tickets;
 use crate::disk::{Disk, DiskError, FaultPoint};
 use crate::world::network::{self, NetworkConfig};
 use crate::world::{self, HostId, Nanos, Purpose};
@@ -147,6 +147,14 @@ impl<E: Clone + 'static> Nemesis<E> {
                     }
                 }
             }
+            Fault::Stop { target, down_ns } => {
+                if let Some(index) = self.fleet.resolve(target) {
+                    let nemesis = Rc::clone(self);
+                    // Noticed when the process has stopped by itself.
+                    let stopped = move || nemesis.ledger.noticed("stop", 1);
+                    self.ledger.injected(family, u64::from(self.fleet.stop(index, *down_ns, stopped)));
+                }
+            }
             Fault::PowerLoss { target, down_ns } => {
                 if let Some(index) = self.fleet.resolve(target) {
                     self.ledger.injected(family, 1);
@@ -156,8 +164,7 @@ impl<E: Clone + 'static> Nemesis<E> {
             }
             Fault::ClusterPowerLoss { down_ns } => {
                 self.ledger.injected(family, 1);
-                let lost: u64 =
-                    (0..self.fleet.hosts.len()).map(|index| self.fleet.power_loss(index, *down_ns)).sum();
+                let lost: u64 = (0..self.fleet.hosts.len()).map(|index| self.fleet.power_loss(index, *down_ns)).sum();
                 self.ledger.noticed(family, u64::from(lost > 0));
             }
             Fault::Partition { shape, for_ns } => self.partition(shape, *for_ns),
@@ -283,9 +290,10 @@ fn missed() -> u64 {
 /// The same fault, at a server by its number.
 fn aimed(mut fault: Fault, index: usize) -> Fault {
     match &mut fault {
-        Fault::Crash { target, .. } | Fault::PowerLoss { target, .. } | Fault::DiskError { target, .. } => {
-            *target = format!("Server({index})");
-        }
+        Fault::Crash { target, .. }
+        | Fault::Stop { target, .. }
+        | Fault::PowerLoss { target, .. }
+        | Fault::DiskError { target, .. } => *target = format!("Server({index})"),
         Fault::ClusterPowerLoss { .. } | Fault::Partition { .. } | Fault::Loss { .. } | Fault::Latency { .. } => {}
     }
     fault

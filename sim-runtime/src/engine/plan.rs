@@ -77,11 +77,20 @@ pub struct PlannedFault {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Trigger {
-    At { ns: Nanos },
+    At {
+        ns: Nanos,
+    },
     /// At the `nth` visit (from 1) of a site on the fault's target, counted from `after_ns` on.
-    Site { after_ns: Nanos, site: String, nth: u64 },
+    Site {
+        after_ns: Nanos,
+        site: String,
+        nth: u64,
+    },
     /// Within the `nth` disk operation (from 1) of the fault's target, counted from `after_ns` on.
-    DiskOp { after_ns: Nanos, nth: u64 },
+    DiskOp {
+        after_ns: Nanos,
+        nth: u64,
+    },
 }
 
 impl Trigger {
@@ -100,6 +109,8 @@ impl Trigger {
 pub enum Fault {
     /// The process dies; its files stay as the operating system has them. Restarted after `down_ns`.
     Crash { target: String, down_ns: Nanos },
+    /// The process is asked to stop and stops in order. Started again `down_ns` later.
+    Stop { target: String, down_ns: Nanos },
     /// The machine loses power: of the un-synced sectors a legal subset survives.
     PowerLoss { target: String, down_ns: Nanos },
     /// All servers lose power at the same instant.
@@ -119,6 +130,7 @@ impl Fault {
     pub fn family(&self) -> &'static str {
         match self {
             Fault::Crash { .. } => "crash",
+            Fault::Stop { .. } => "stop",
             Fault::PowerLoss { .. } => "power-loss",
             Fault::ClusterPowerLoss { .. } => "cluster-power-loss",
             Fault::Partition { .. } => "partition",
@@ -131,9 +143,10 @@ impl Fault {
     /// Whom it hits, if it hits one server.
     pub fn target(&self) -> Option<&str> {
         match self {
-            Fault::Crash { target, .. } | Fault::PowerLoss { target, .. } | Fault::DiskError { target, .. } => {
-                Some(target)
-            }
+            Fault::Crash { target, .. }
+            | Fault::Stop { target, .. }
+            | Fault::PowerLoss { target, .. }
+            | Fault::DiskError { target, .. } => Some(target),
             _ => None,
         }
     }

@@ -26,7 +26,12 @@ pub struct SystemFacts<'a> {
 }
 
 /// Draws the plan of `seed`.
-pub fn generate<E: 'static>(spec: &Spec, seed: u64, system: &SystemFacts<'_>, workloads: &[Arc<dyn Workload<E>>]) -> Plan {
+pub fn generate<E: 'static>(
+    spec: &Spec,
+    seed: u64,
+    system: &SystemFacts<'_>,
+    workloads: &[Arc<dyn Workload<E>>],
+) -> Plan {
     let planner = Planner { seed, spec, system };
     let mut shape = planner.stream("plan topology", 0);
     let servers = spec.servers[index(&mut shape, spec.servers.len())];
@@ -167,6 +172,10 @@ impl Planner<'_> {
                 let fault = Fault::Crash { target: self.target(servers, draws), down_ns: for_ns };
                 PlannedFault { when: self.moment(at, false, draws), fault }
             }
+            "stop" => {
+                let fault = Fault::Stop { target: self.target(servers, draws), down_ns: for_ns };
+                PlannedFault { when: self.moment(at, false, draws), fault }
+            }
             "power-loss" => {
                 let fault = Fault::PowerLoss { target: self.target(servers, draws), down_ns: for_ns };
                 PlannedFault { when: self.moment(at, true, draws), fault }
@@ -181,8 +190,7 @@ impl Planner<'_> {
             "disk-error" => {
                 let op = [OpKind::Read, OpKind::Write, OpKind::Sync][index(draws, 3)];
                 let role = [Role::Log, Role::State, Role::Snapshot][index(draws, 3)];
-                let fault =
-                    Fault::DiskError { target: self.target(servers, draws), op, role, skip: draws.below(20) };
+                let fault = Fault::DiskError { target: self.target(servers, draws), op, role, skip: draws.below(20) };
                 PlannedFault { when: now, fault }
             }
             other => unreachable!("the spec was validated, yet names the family {other}"),

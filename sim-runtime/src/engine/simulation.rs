@@ -67,7 +67,9 @@ impl<E: Clone + 'static> Simulation<E> {
     pub fn run(&self, request: &RunRequest) -> RunRecord {
         let system = (self.system)();
         let plan = match &request.plan {
-            Some(json) => serde_json::from_value(json.clone()).expect("the plan was checked when the artifact was read"),
+            Some(json) => {
+                serde_json::from_value(json.clone()).expect("the plan was checked when the artifact was read")
+            }
             None => self.plan_for(&*system, request.seed),
         };
         assert_eq!(plan.version, PLAN_VERSION, "the plan was checked when the artifact was read");
@@ -341,8 +343,7 @@ impl<E: Clone + 'static> Parts<E> {
 
     /// What the nemesis did, and what disks and network did by themselves.
     fn faults(&self) -> BTreeMap<String, FaultCount> {
-        let mut faults =
-            self.stage.borrow().as_ref().map(|(_, nemesis)| nemesis.ledger.counts()).unwrap_or_default();
+        let mut faults = self.stage.borrow().as_ref().map(|(_, nemesis)| nemesis.ledger.counts()).unwrap_or_default();
         for disk in self.disks() {
             for (kind, count) in disk.counters().faults {
                 // Power losses are counted by the nemesis, and an error that it ordered is the error of its family.

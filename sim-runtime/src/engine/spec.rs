@@ -229,4 +229,4 @@ pub const ORDERS: &[&str] = &["uniform", "fifo", "pct"];
 
 /// Fault families that the engine knows.
 pub const FAMILIES: &[&str] =
-    &["crash", "power-loss", "cluster-power-loss", "partition", "loss", "latency", "disk-error"];
+    &["crash", "stop", "power-loss", "cluster-power-loss", "partition", "loss", "latency", "disk-error"];

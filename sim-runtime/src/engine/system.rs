@@ -14,6 +14,7 @@ use super::plan::PlannedOp;
 use super::report::Metrics;
 use super::run::{self, OpOutcome};
 use crate::disk::Role;
+use crate::sync::oneshot;
 use crate::world::draws::Stream;
 use crate::world::{self, HostId, Incarnation, Nanos};
 
@@ -185,6 +186,7 @@ pub struct Server<E> {
     /// Hosts of all servers, by index.
     pub hosts: Vec<HostId>,
     knobs: BTreeMap<String, i64>,
+    stop: Option<oneshot::Receiver<()>>,
     event: PhantomData<fn(E)>,
 }
 
@@ -195,9 +197,10 @@ impl<E: Clone + 'static> Server<E> {
         boot: u32,
         hosts: Vec<HostId>,
         knobs: BTreeMap<String, i64>,
+        stop: oneshot::Receiver<()>,
     ) -> Server<E> {
         let servers = u32::try_from(hosts.len()).expect("the number of servers is a u32");
-        Server { index, servers, host, boot, hosts, knobs, event: PhantomData }
+        Server { index, servers, host, boot, hosts, knobs, stop: Some(stop), event: PhantomData }
     }
 
     /// The value of a tunable in this run. Panics for a name that the system does not list.
@@ -208,6 +211,20 @@ impl<E: Clone + 'static> Server<E> {
     /// Tells the oracles. Void once this boot is dead.
     pub fn emit(&self, event: E) {
         run::emit(self.host, self.boot, event);
+    }
+
+    /// Resolves when this boot is asked to stop. A process that never takes the signal is never stopped, only killed.
+    ///
+    /// # Panics
+    /// If it was taken before.
+    pub fn stop_signal(&mut self) -> impl Future<Output = ()> + Send + use<E> {
+        let signal = self.stop.take().expect("the signal is taken once");
+        async move {
+            if signal.await.is_err() {
+                // Nobody can ask any more.
+                std::future::pending::<()>().await;
+            }
+        }
     }
 
     /// This boot has recovered and serves.

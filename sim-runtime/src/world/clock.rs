@@ -22,6 +22,10 @@ use super::{HostId, Nanos};
 /// Rate errors are limited to this many ppm either way.
 pub const RATE_ERROR_PPM_MAX: i64 = 500_000;
 
+/// After so many sleeps that need not wait, a poll yields: a loop around such a sleep is then a livelock with a name
+/// instead of a poll without end.
+const INSTANT_SLEEPS_PER_POLL: u32 = 1_000;
+
 const MILLION: u128 = 1_000_000;
 
 /// The clock of one host.
@@ -217,6 +221,12 @@ impl Future for Sleep {
         let this = &mut *self;
         let armed = with(|world| {
             if world.now.get() >= this.deadline {
+                let instant = world.instant_sleeps.get() + 1;
+                world.instant_sleeps.set(instant);
+                if instant.is_multiple_of(INSTANT_SLEEPS_PER_POLL) {
+                    cx.waker().wake_by_ref();
+                    return Some(None);
+                }
                 return None;
             }
             if let Some(stale) = world.rewake_timer(this.timer, cx.waker()) {

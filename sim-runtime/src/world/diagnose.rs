@@ -92,8 +92,8 @@ impl fmt::Display for Halt {
                 tasks
             }
             Halt::Panic(panic) => {
-                let PanicRecord { at_ns, host, boot, task, message, place } = panic;
-                return write!(f, "panic at {at_ns} ns on host {}#{boot}, task `{task}`: {message} ({place})", host.0);
+                let PanicRecord { at_ns, host_name, boot, task, message, place, .. } = panic;
+                return write!(f, "panic at {at_ns} ns on {host_name}#{boot}, task `{task}`: {message} ({place})");
             }
             Halt::Stopped => return f.write_str("stopped"),
         };

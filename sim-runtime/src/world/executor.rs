@@ -107,7 +107,7 @@ impl Inner {
         entry.scheduled = true;
         entry.wakes += 1;
         entry.cause = self.cause.get();
-        let (id, wakes, host) = (entry.id, entry.wakes, entry.incarnation.host);
+        let (id, wakes, host, priority) = (entry.id, entry.wakes, entry.incarnation.host, entry.priority);
         drop(tasks);
 
         let now = self.now.get();
@@ -127,7 +127,9 @@ impl Inner {
                 return;
             }
         }
-        self.enqueue(key);
+        if !self.park(host, key) {
+            self.push_ready(key, id, wakes, priority);
+        }
     }
 
     fn hold(&self, key: Key, until: Nanos, tie: u64) {
@@ -136,19 +138,26 @@ impl Inner {
 
     /// Puts a scheduled task among the ready ones, or parks it while its host is paused.
     pub fn enqueue(&self, key: Key) {
-        let tasks = self.tasks.borrow();
-        let Some(entry) = tasks.get(key).filter(|entry| entry.scheduled) else { return };
-        if self.park(entry.incarnation.host, key) {
-            return;
+        let ready = self.tasks.borrow().get(key).filter(|entry| entry.scheduled).map(|entry| {
+            let TaskEntry { id, wakes, priority, incarnation, .. } = entry;
+            (*id, *wakes, *priority, incarnation.host)
+        });
+        if let Some((id, wakes, priority, host)) = ready
+            && !self.park(host, key)
+        {
+            self.push_ready(key, id, wakes, priority);
         }
+    }
+
+    #[inline]
+    fn push_ready(&self, key: Key, id: u64, wakes: u64, priority: u64) {
         let sequence = self.ready_sequence.get() + 1;
         self.ready_sequence.set(sequence);
         let rank = match self.config.order {
-            Order::Uniform => hash::mix(self.salt ^ entry.id, entry.wakes),
+            Order::Uniform => hash::mix(self.salt ^ id, wakes),
             Order::Fifo => sequence,
-            Order::Pct { .. } => entry.priority,
+            Order::Pct { .. } => priority,
         };
-        drop(tasks);
         self.ready.borrow_mut().push(Ready { key: rank, sequence, task: key });
     }
 
@@ -269,11 +278,8 @@ impl Inner {
         let now = self.now.get();
         let polls = self.polls.get();
         self.polls.set(polls + 1);
-        let at_instant = self.polls_at_instant.get() + 1;
-        self.polls_at_instant.set(at_instant);
-        if at_instant > self.config.polls_per_instant_max {
-            return Err(self.livelock());
-        }
+        self.instant_sleeps.set(0);
+        self.count_at_instant()?;
         let mut tasks = self.tasks.borrow_mut();
         let entry = tasks.get_mut(key).expect("a ready task exists");
         entry.scheduled = false;
@@ -299,6 +305,13 @@ impl Inner {
         self.context.set(Context { incarnation, task: key, mute: false });
         self.cause.set(event);
         Ok(runnable)
+    }
+
+    /// A poll or a due entry that does not advance time.
+    fn count_at_instant(&self) -> Result<(), Halt> {
+        let at_instant = self.polls_at_instant.get() + 1;
+        self.polls_at_instant.set(at_instant);
+        if at_instant > self.config.polls_per_instant_max { Err(self.livelock()) } else { Ok(()) }
     }
 
     fn end_poll(&self) {
@@ -373,7 +386,10 @@ impl Inner {
         loop {
             let next = self.agenda.borrow_mut().pop_due(self.now.get());
             match next {
-                Some(due) => self.happen(due),
+                Some(due) => {
+                    self.count_at_instant()?;
+                    self.happen(due);
+                }
                 None => return Ok(()),
             }
         }
@@ -396,9 +412,7 @@ impl Inner {
         let event = self.record_caused(super::HostId::DRIVER, Class::Action, "", cause, &[], (0, 0));
         self.in_context(Context::OUTSIDE, event, || {
             if let Err(payload) = catch_unwind(AssertUnwindSafe(action)) {
-                let message = panics::record(payload.as_ref());
-                std::mem::forget(payload);
-                panics::unhandled(&message);
+                panics::caught(payload);
             }
         });
         self.end_poll();

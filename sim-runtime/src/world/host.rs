@@ -108,7 +108,7 @@ impl Inner {
 
     /// The outside lives as long as a run.
     pub fn revive_driver(&self) {
-        self.with_host(HostId::DRIVER, |host| host.status = HostStatus::Running(Incarnation::DRIVER));
+        self.set_status(HostId::DRIVER, HostStatus::Running(Incarnation::DRIVER));
     }
 
     pub fn host_name(&self, host: HostId) -> String {
@@ -119,8 +119,21 @@ impl Inner {
         self.with_host(host, |host| matches!(host.status, HostStatus::Paused(_)))
     }
 
+    /// Changes what a host is doing, and returns what it was doing.
+    fn set_status(&self, host: HostId, status: HostStatus) -> HostStatus {
+        let is_paused = |status: &HostStatus| u32::from(matches!(status, HostStatus::Paused(_)));
+        let now = is_paused(&status);
+        let old = self.with_host(host, |host| std::mem::replace(&mut host.status, status));
+        self.paused.set(self.paused.get() + now - is_paused(&old));
+        old
+    }
+
     /// Parks a ready task if its host is paused.
+    #[inline]
     pub fn park(&self, host: HostId, task: Key) -> bool {
+        if self.paused.get() == 0 {
+            return false;
+        }
         self.with_host(host, |host| {
             let is_paused = matches!(host.status, HostStatus::Paused(_));
             if is_paused {
@@ -146,10 +159,9 @@ impl Inner {
             assert!(entry.running().is_none(), "{} is up: kill it before booting it again", entry.name);
             entry.boot += 1;
             entry.orphans = 0;
-            let incarnation = Incarnation { host, boot: entry.boot };
-            entry.status = HostStatus::Running(incarnation);
-            incarnation
+            Incarnation { host, boot: entry.boot }
         });
+        self.set_status(host, HostStatus::Running(incarnation));
         self.record_for(host, Class::Boot, "", &[u64::from(incarnation.boot)], (0, 0));
         drop(self.spawn_local_for(origin, incarnation, true, async move { main().await }));
         incarnation
@@ -170,10 +182,8 @@ impl Inner {
             return;
         }
         let event = self.record_for(host, Class::Kill, "", &[u64::from(last.boot), cause as u64], (0, 0));
-        self.with_host(host, |entry| {
-            entry.status = HostStatus::Killed(cause);
-            entry.parked.clear();
-        });
+        self.set_status(host, HostStatus::Killed(cause));
+        self.with_host(host, |entry| entry.parked.clear());
         let before = self.cause.replace(event);
         if was_running {
             self.end_sections_of(last);
@@ -218,9 +228,7 @@ impl Inner {
         self.record_for(incarnation.host, Class::Exit, "", &[u64::from(incarnation.boot)], (0, 0));
         if self.is_alive(incarnation) {
             self.kill(incarnation.host, cause);
-            self.with_host(incarnation.host, |host| {
-                host.status = if panicked { HostStatus::Panicked } else { HostStatus::Exited };
-            });
+            self.set_status(incarnation.host, if panicked { HostStatus::Panicked } else { HostStatus::Exited });
         }
     }
 
@@ -307,14 +315,8 @@ pub fn pause(host: HostId) {
             return;
         }
         assert!(host != HostId::DRIVER, "the outside is not paused");
-        let paused = world.with_host(host, |entry| match entry.status {
-            HostStatus::Running(incarnation) => {
-                entry.status = HostStatus::Paused(incarnation);
-                true
-            }
-            _ => false,
-        });
-        if paused {
+        if let HostStatus::Running(incarnation) = host_status(host) {
+            world.set_status(host, HostStatus::Paused(incarnation));
             world.record_for(host, Class::Pause, "", &[], (0, 0));
         }
     });
@@ -326,14 +328,9 @@ pub fn resume(host: HostId) {
         if world.is_mute() {
             return;
         }
-        let parked = world.with_host(host, |entry| match entry.status {
-            HostStatus::Paused(incarnation) => {
-                entry.status = HostStatus::Running(incarnation);
-                Some(std::mem::take(&mut entry.parked))
-            }
-            _ => None,
-        });
-        let Some(parked) = parked else { return };
+        let HostStatus::Paused(incarnation) = host_status(host) else { return };
+        world.set_status(host, HostStatus::Running(incarnation));
+        let parked = world.with_host(host, |entry| std::mem::take(&mut entry.parked));
         world.record_for(host, Class::Resume, "", &[], (0, 0));
         for task in parked {
             world.enqueue(task);

@@ -233,10 +233,9 @@ impl Inner {
     fn fly(&self, mut message: InFlight) {
         let sent_at = self.seen_now();
         let mut network = self.network.borrow_mut();
-        let Network { config, counts, .. } = &mut *network;
-        counts.sent += 1;
-        counts.sent_bytes += message.hash.0 as u64;
-        let world_config = config.clone();
+        network.counts.sent += 1;
+        network.counts.sent_bytes += message.hash.0 as u64;
+        let world_config = network.config.clone();
         let link = network.link(message.from, message.to);
         let ordinal = link.draws.ordinal();
         let mut dice = Dice::new(link.draws.next_u64());

@@ -18,6 +18,7 @@ use super::{Halt, HostId, Nanos};
 pub struct PanicRecord {
     pub at_ns: Nanos,
     pub host: HostId,
+    pub host_name: String,
     pub boot: u32,
     /// Name of the task; empty for a world action.
     pub task: String,
@@ -54,6 +55,14 @@ pub(crate) fn record(payload: &(dyn Any + Send)) -> String {
     message
 }
 
+/// Records a caught panic that no handle waits for.
+pub(crate) fn caught(payload: Box<dyn Any + Send>) {
+    let message = record(payload.as_ref());
+    // A payload may itself panic when dropped; there is nothing left to tell it.
+    std::mem::forget(payload);
+    unhandled(&message);
+}
+
 /// Nobody will take the result of a task that panicked.
 pub(crate) fn unhandled(message: &str) {
     try_with(|world| {
@@ -80,6 +89,7 @@ impl Inner {
         self.panics.borrow_mut().push(PanicRecord {
             at_ns: self.seen_now(),
             host: incarnation.host,
+            host_name: self.host_name(incarnation.host),
             boot: incarnation.boot,
             task: task.to_owned(),
             message: message.to_owned(),

@@ -24,7 +24,7 @@ use super::slab::Key;
 use super::state::{Action, Context, Inner, try_with, with};
 use super::task::note_wait_on;
 use super::trace::Class;
-use super::{Incarnation, Nanos};
+use super::{Incarnation, Nanos, panics};
 use crate::sync::waiters::{Ticket, Waiters};
 
 /// The section that is running.
@@ -337,8 +337,11 @@ impl Inner {
                     continue;
                 }
                 *self.section.borrow_mut() = Some(Section::new(effect.at, true));
-                (effect.run)();
+                let result = catch_unwind(AssertUnwindSafe(effect.run));
                 self.section.borrow_mut().take();
+                if let Err(payload) = result {
+                    panics::caught(payload);
+                }
             }
         });
     }

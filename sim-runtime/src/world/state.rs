@@ -120,7 +120,10 @@ pub(crate) struct Inner {
     pub bin: RefCell<VecDeque<Runnable<Meta>>>,
     pub draining: Cell<bool>,
     pub polls: Cell<u64>,
+    /// Polls and due entries since time last advanced.
     pub polls_at_instant: Cell<u64>,
+    /// Sleeps without waiting in the running poll.
+    pub instant_sleeps: Cell<u32>,
     /// Polls at which the running task of a PCT order loses its priority, latest first.
     pub change_points: RefCell<Vec<u64>>,
     pub demoted: Cell<u64>,
@@ -141,6 +144,8 @@ pub(crate) struct Inner {
 
     pub panics: RefCell<Vec<PanicRecord>>,
     pub halt: RefCell<Option<Halt>>,
+    /// Hosts that are paused now.
+    pub paused: Cell<u32>,
     pub running: Cell<bool>,
 }
 
@@ -166,6 +171,7 @@ impl Inner {
             draining: Cell::new(false),
             polls: Cell::new(0),
             polls_at_instant: Cell::new(0),
+            instant_sleeps: Cell::new(0),
             change_points: RefCell::new(change_points),
             demoted: Cell::new(0),
             agenda: RefCell::default(),
@@ -180,6 +186,7 @@ impl Inner {
             pending_sections: RefCell::new(Slab::new()),
             panics: RefCell::default(),
             halt: RefCell::new(None),
+            paused: Cell::new(0),
             running: Cell::new(false),
             config,
         }

@@ -241,8 +241,7 @@ impl<F: Future> Future for Guarded<F> {
 
 fn drop_caught<F>(mut future: Pin<&mut Option<F>>) {
     if let Err(payload) = catch_unwind(AssertUnwindSafe(|| future.set(None))) {
-        let message = panicked(payload);
-        panics::unhandled(&message);
+        panics::caught(payload);
     }
 }
 

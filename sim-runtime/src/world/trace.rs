@@ -135,6 +135,8 @@ pub(crate) struct Trace {
     checkpoints: Vec<Checkpoint>,
     ring: Vec<Kept>,
     ring_size: usize,
+    /// Where the oldest event of a full ring is.
+    ring_next: usize,
     window: (u64, u64),
     windowed: Vec<Kept>,
     /// What surrounded the first violation.
@@ -154,6 +156,7 @@ impl Trace {
             checkpoints: Vec::new(),
             ring: Vec::with_capacity(ring_size),
             ring_size,
+            ring_next: 0,
             window: window.unwrap_or((0, 0)),
             windowed: Vec::new(),
             violation: Vec::new(),
@@ -177,17 +180,20 @@ impl Trace {
     }
 
     /// Records one event and returns its number.
+    #[inline]
     pub fn record(&mut self, event: &Event<'_>) -> u64 {
         let number = self.events;
         let head = event.class as u64 | (event.fields.len() as u64) << 8 | u64::from(event.host.0) << 32;
-        self.absorb(head);
-        self.absorb(event.at);
-        for &field in event.fields {
-            self.absorb(field);
+        self.absorb(head, event.at);
+        let (pairs, last) = event.fields.as_chunks::<2>();
+        for [left, right] in pairs {
+            self.absorb(*left, *right);
+        }
+        if let [last] = last {
+            self.absorb(*last, 0);
         }
         if event.bytes.0 > 0 {
-            self.absorb(event.bytes.0 as u64);
-            self.absorb(event.bytes.1);
+            self.absorb(event.bytes.0 as u64, event.bytes.1);
         }
         self.events += 1;
         if self.events & self.checkpoint_mask == 0 {
@@ -200,13 +206,13 @@ impl Trace {
         number
     }
 
-    /// Two lanes with different multipliers; adding the word keeps a lane from being caught in zero.
+    /// Both words go into both lanes, with different partners; the sums keep a lane from being caught in zero.
     #[inline]
-    fn absorb(&mut self, word: u64) {
+    fn absorb(&mut self, left: u64, right: u64) {
         let (first, second) = self.lanes;
         self.lanes = (
-            hash::fold(first ^ word, hash::K2).wrapping_add(word),
-            hash::fold(second.rotate_left(23) ^ word, hash::K3).wrapping_add(first),
+            hash::fold(first ^ left, hash::K2 ^ right).wrapping_add(second.rotate_left(23)),
+            hash::fold(second ^ right, hash::K3 ^ left).wrapping_add(first),
         );
     }
 
@@ -216,8 +222,10 @@ impl Trace {
 
     fn keep(&mut self, number: u64, event: &Event<'_>, windowed: bool) {
         let mut fields = [0; FIELDS_KEPT];
+        for (kept, field) in fields.iter_mut().zip(event.fields) {
+            *kept = *field;
+        }
         let field_count = event.fields.len().min(FIELDS_KEPT);
-        fields[..field_count].copy_from_slice(&event.fields[..field_count]);
         let kept = Kept {
             number,
             class: event.class,
@@ -238,9 +246,9 @@ impl Trace {
         }
         if self.ring.len() < self.ring_size {
             self.ring.push(kept);
-        } else if self.ring_size > 0 {
-            let slot = (number % self.ring_size as u64) as usize;
-            self.ring[slot] = kept;
+        } else if let Some(slot) = self.ring.get_mut(self.ring_next) {
+            *slot = kept;
+            self.ring_next = if self.ring_next + 1 == self.ring_size { 0 } else { self.ring_next + 1 };
         }
     }
 

@@ -10,14 +10,34 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum KvOp {
-    Set { key: u32, pad: u32 },
-    Delete { key: u32 },
-    Cas { key: u32, expect: Expectation, pad: u32 },
-    SetMulti { keys: Vec<u32>, pad: u32 },
-    Get { key: u32 },
-    Scan { from: u32, to: u32, limit: u32 },
+    Set {
+        key: u32,
+        pad: u32,
+    },
+    Delete {
+        key: u32,
+    },
+    Cas {
+        key: u32,
+        expect: Expectation,
+        pad: u32,
+    },
+    SetMulti {
+        keys: Vec<u32>,
+        pad: u32,
+    },
+    Get {
+        key: u32,
+    },
+    Scan {
+        from: u32,
+        to: u32,
+        limit: u32,
+    },
     /// Breaks a limit: must be refused before it is proposed.
-    Oversized { what: Oversize },
+    Oversized {
+        what: Oversize,
+    },
     /// Ends the session, if there is one, and opens another.
     RenewSession,
 }
