@@ -137,6 +137,15 @@ impl RaftTuning {
             notification_channel_size: Some(NOTIFICATION_CHANNEL_SIZE),
             quorum_loss_probe_interval: Some(self.probe_ms.max(2 * self.election_max_ms)),
             enable_pre_vote: Some(true),
+            // openraft would let a restarted leader lead on in its old term. It sends entries to followers before they
+            // are durable here, so a power loss can leave it without entries that a quorum has: leading on, it would
+            // write others in their place under the same term (Raft, section 5.2: a leader never overwrites). See
+            // docs/trophies.md.
+            enable_leader_restore: Some(false),
+            // A leader replicates entries before they are durable at itself. If it lost power then and went on leading
+            // the same term, it would give the lost entries' log ids to other entries, and a follower that has the first
+            // ones would not notice: same term and index, another command. A new term tells them apart.
+            enable_leader_restore: Some(false),
             backoff: format!("{}ms", self.backoff_ms),
             ..openraft::Config::default()
         };
@@ -180,6 +189,15 @@ mod tests {
                 tuning.validate().unwrap_or_else(|error| panic!("{} = {extreme}: {error}", knob.name));
             }
         }
+    }
+
+    /// Each of these was wrong by default, or fatal when it was forgotten.
+    #[test]
+    fn openraft_is_told_what_safety_rests_on() {
+        let config = RaftTuning::default().openraft_config("test").unwrap();
+        assert_eq!(config.enable_leader_restore, Some(false));
+        assert_eq!(config.enable_pre_vote, Some(true));
+        assert_ne!(config.allow_log_reversion, Some(true));
     }
 
     #[test]

@@ -8,6 +8,8 @@ use std::io;
 use std::path::Path;
 use std::time::Duration;
 
+use buggify::assert_reachable;
+
 use crate::env::{Env, Lane};
 use crate::floor::DurableFloor;
 use crate::health::Health;
@@ -171,6 +173,12 @@ pub async fn open<E: Env>(env: &E, dir: &Path, config: &StoreConfig) -> Result<S
     let recovery = RecoveryReport { log: log_recovery, state: state_recovery };
     check(&recovery)?;
     tracing::info!("opened {}: {recovery}", dir.display());
+    let purged = purged_at_start(&recovery);
+    if recovery.state.snapshot < purged {
+        assert_reachable!("a snapshot was made at start, because the newest ended before the log begins");
+        let made = state.snapshot_to(purged).await;
+        made.map_err(|error| StoreError::from_io("make a snapshot of a state that is ahead of its log", error))?;
+    }
     Ok(Stores { log, state, reader, recovery, health })
 }
 
@@ -187,6 +195,17 @@ fn make_durable_directory<E: Env>(env: &E, dir: &Path) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// The last entry that the log will not have once openraft has started on it.
+///
+/// Entries are applied when they are committed, which may be before they are durable here: after a crash the state can
+/// be ahead of the log. openraft then purges the log up to what is applied, and takes for granted that a snapshot ends
+/// there or later (it builds one itself only if there is none at all); a leader whose log begins past its snapshot could
+/// not bring up any node in between. See `docs/trophies.md`.
+fn purged_at_start(recovery: &RecoveryReport) -> Option<LogId> {
+    let RecoveryReport { log, state } = recovery;
+    if log.last() < state.applied { state.applied } else { log.purged }
 }
 
 /// Whether log and state can be of one node.

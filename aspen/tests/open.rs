@@ -7,6 +7,7 @@ use std::path::Path;
 use aspen::log_store::LOG_FILE;
 use aspen::store::{self, StoreConfig, StoreError, Stores};
 use aspen::types::{LeaderId, TypeConfig, Vote};
+use openraft::StorageHelper;
 use openraft::storage::{IOFlushed, RaftLogStorage, RaftSnapshotBuilder, RaftStateMachine};
 use openraft::type_config::TypeConfigExt;
 use support::{TokioEnv, log_id, run, set};
@@ -170,5 +171,30 @@ fn leftovers_of_a_crash_are_cleaned_up() {
             std::fs::write(dir.path().join(name), b"half").unwrap();
         }
         open(dir.path()).await.unwrap();
+    });
+}
+
+/// Entries are applied once they are committed, which may be before they are durable here: a crash can leave the state
+/// ahead of the log. openraft purges such a log up to what is applied; the snapshot must reach as far, or a leader could
+/// not bring up a node that is in between.
+#[test]
+fn a_state_ahead_of_its_log_gets_a_snapshot() {
+    run(async {
+        let dir = tempfile::tempdir().unwrap();
+        fill(dir.path(), true).await;
+        let stores = open(dir.path()).await.unwrap();
+        stores.state.apply_entries((10..15).map(|index| set(1, index, b"key", b"value")).collect()).await.unwrap();
+        close(stores).await;
+
+        let mut stores = open(dir.path()).await.unwrap();
+        let (log, state) = (&stores.recovery.log, &stores.recovery.state);
+        assert_eq!((log.last(), state.applied), (Some(log_id(1, 9)), Some(log_id(1, 14))));
+        assert_eq!(state.snapshot, Some(log_id(1, 9)), "the one found is older");
+        assert_eq!(stores.reader.snapshot(), Some(log_id(1, 14)));
+        let mut helper = StorageHelper::new(&mut stores.log, &mut stores.state).with_id(1);
+        let raft = helper.get_initial_state().await.unwrap();
+        assert_eq!(raft.snapshot_meta.last_log_id, Some(log_id(1, 14)));
+        assert_eq!(stores.log.get_log_state().await.unwrap().last_purged_log_id, Some(log_id(1, 14)));
+        close(stores).await;
     });
 }

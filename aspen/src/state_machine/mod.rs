@@ -30,7 +30,7 @@ use futures_core::Stream;
 use futures_util::StreamExt;
 use openraft::alias::{MutexOf, SnapshotOf};
 use openraft::async_runtime::Mutex as _;
-use openraft::storage::{ApplyResponder, EntryResponder, RaftStateMachine};
+use openraft::storage::{ApplyResponder, EntryResponder, RaftSnapshotBuilder as _, RaftStateMachine};
 use openraft::type_config::TypeConfigExt;
 use rusqlite::Connection;
 
@@ -202,6 +202,16 @@ impl<E: Env> StateMachine<E> {
         let (applied, meta, wal_pages) = shared.section("entries cannot be applied", apply).await?;
         shared.publish_applied(meta, wal_pages);
         Ok(applied.replies)
+    }
+
+    /// Makes a snapshot, which ends with `least` or later: so must what is applied.
+    pub(crate) async fn snapshot_to(&self, least: Option<LogId>) -> io::Result<()> {
+        let snapshot = SnapshotBuilder::new(self.shared.clone()).build_snapshot().await?;
+        assert_always!(
+            snapshot.meta.last_log_id >= least,
+            "a snapshot made at start covers what is missing in the log"
+        );
+        Ok(())
     }
 
     /// Applies a batch and answers those who wait for it.

@@ -39,8 +39,8 @@ pub trait Model {
         false
     }
 
-    /// The operation has no effect on the state, whatever the state is. Such operations may be removed when a
-    /// violation is made smaller.
+    /// With the outcome it had, the operation leaves every state in which it fits as it is. Such operations are placed
+    /// as soon as they fit, and may be removed when a violation is made smaller.
     fn observes_only(&self, _operation: &Operation<Self::Input, Self::Output>) -> bool {
         false
     }
@@ -243,8 +243,8 @@ struct Frame<S> {
 
 #[derive(Clone, Copy, Debug)]
 enum Turn {
-    /// Place an operation that leaves the state as it is, if there is one. Then no alternative need be tried: whatever
-    /// can be done without it, can be done after it.
+    /// Place an operation that only observes, if one fits. Then no alternative need be tried: wherever it stands in an
+    /// order, that order is as good without it, and here it fits.
     Observe,
     /// Place the next operation, from this entry on.
     Place(usize),
@@ -300,6 +300,7 @@ fn search<M: Model>(model: &M, operations: &[Operation<M::Input, M::Output>], bu
         if operation.returned.is_some() { known.push(operation) } else { unknown.push(operation) }
     }
     let unknown = Unknown::new(model, unknown);
+    let observers: Vec<bool> = known.iter().map(|operation| model.observes_only(operation)).collect();
     let spans: Vec<(u64, u64)> = known
         .iter()
         .map(|operation| {
@@ -329,7 +330,7 @@ fn search<M: Model>(model: &M, operations: &[Operation<M::Input, M::Output>], bu
             Turn::Observe => {
                 frame.turn = Turn::Place(entries.next[HEAD]);
                 let mut observer = entries.candidates().inspect(|_| budget.steps = budget.steps.saturating_sub(1));
-                let observer = observer.find(|operation| step(*operation).is_some_and(|state| state == variant.state));
+                let observer = observer.find(|operation| observers[*operation] && step(*operation).is_some());
                 if observer.is_some() {
                     frame.turn = Turn::Leave;
                 }

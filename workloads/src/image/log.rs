@@ -7,11 +7,12 @@ use std::collections::BTreeMap;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use aspen::observe::EntryMeta;
 use aspen::types::{LogId, Vote};
 use redb::{Database, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition};
+use sim_runtime::disk::Image;
 
 use super::Files;
 use super::bytes::{Seed, unseal};
@@ -34,16 +35,16 @@ pub struct Log {
 
 /// The log. `None` when there is no file.
 pub fn read(files: &impl Files, dir: &Path, defects: &mut Vec<String>) -> Option<Log> {
-    let bytes = files.read(&dir.join(FILE))?;
+    let image = files.read(&dir.join(FILE))?;
     let mut log = Log::default();
-    if bytes.is_empty() {
+    if image.is_empty() {
         // redb would make a new database of it.
         defects.push(format!("{FILE} is empty"));
         return Some(log);
     }
     let mut found = Vec::new();
     // A panic of redb over damaged bytes says something about the bytes, and the run goes on.
-    let decoded = catch_unwind(AssertUnwindSafe(|| log.decode(bytes, &mut found)));
+    let decoded = catch_unwind(AssertUnwindSafe(|| log.decode(image, &mut found)));
     defects.extend(found.into_iter().map(|defect| format!("{FILE}: {defect}")));
     match decoded {
         Ok(Ok(())) => {}
@@ -54,9 +55,15 @@ pub fn read(files: &impl Files, dir: &Path, defects: &mut Vec<String>) -> Option
 }
 
 impl Log {
-    fn decode(&mut self, bytes: Vec<u8>, defects: &mut Vec<String>) -> Result<(), redb::Error> {
-        let copy = Memory(Mutex::new(bytes));
-        let database: Database = redb::Builder::new().set_cache_size(CACHE_BYTES).create_with_backend(copy)?;
+    fn decode(&mut self, image: Image, defects: &mut Vec<String>) -> Result<(), redb::Error> {
+        let copy = Memory(Arc::new(Mutex::new(Copy { image, done: false })));
+        let database = redb::Builder::new().set_cache_size(CACHE_BYTES).create_with_backend(copy.clone())?;
+        let read = self.collect(&database, defects);
+        copy.lock().done = true;
+        read
+    }
+
+    fn collect(&mut self, database: &Database, defects: &mut Vec<String>) -> Result<(), redb::Error> {
         let transaction = database.begin_read()?;
         for item in transaction.open_table(META)?.iter()? {
             let (name, value) = item?;
@@ -101,55 +108,62 @@ impl Log {
     }
 }
 
-/// A copy of the file, in memory.
-struct Memory(Mutex<Vec<u8>>);
+/// A copy of the file, in memory; pages are shared until written.
+#[derive(Clone, Debug)]
+struct Memory(Arc<Mutex<Copy>>);
 
-impl std::fmt::Debug for Memory {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Memory")
-    }
+#[derive(Debug)]
+struct Copy {
+    image: Image,
+    /// Refuses changes from now on: closing in good order would write for a long time, and nobody reads it.
+    done: bool,
 }
 
 impl Memory {
-    fn bytes(&self) -> MutexGuard<'_, Vec<u8>> {
+    fn lock(&self) -> MutexGuard<'_, Copy> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
 
-fn range(offset: u64, len: usize) -> io::Result<std::ops::Range<usize>> {
-    let start = usize::try_from(offset).map_err(|_| io::ErrorKind::UnexpectedEof)?;
-    Ok(start..start.checked_add(len).ok_or(io::ErrorKind::UnexpectedEof)?)
+    fn changing(&self) -> io::Result<MutexGuard<'_, Copy>> {
+        let copy = self.lock();
+        if copy.done { Err(io::Error::other("the copy was read")) } else { Ok(copy) }
+    }
 }
 
 impl StorageBackend for Memory {
     fn len(&self) -> io::Result<u64> {
-        u64::try_from(self.bytes().len()).map_err(io::Error::other)
+        Ok(self.lock().image.len())
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        let bytes = self.bytes();
-        let found = bytes.get(range(offset, out.len())?).ok_or(io::ErrorKind::UnexpectedEof)?;
-        out.copy_from_slice(found);
-        Ok(())
+        match self.lock().image.read_at(out, offset) {
+            read if read == out.len() => Ok(()),
+            _ => Err(io::ErrorKind::UnexpectedEof.into()),
+        }
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        // Not more than a simulated node's log has: a damaged header must not ask for all memory.
-        let len = usize::try_from(len).ok().filter(|len| *len <= COPY_BYTES_MAX);
-        self.bytes().resize(len.ok_or(io::ErrorKind::StorageFull)?, 0);
+        if len > COPY_BYTES_MAX {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        self.changing()?.image.set_len(len);
         Ok(())
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        Ok(())
+        self.changing().map(drop)
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        let mut bytes = self.bytes();
-        let place = bytes.get_mut(range(offset, data.len())?).ok_or(io::ErrorKind::UnexpectedEof)?;
-        place.copy_from_slice(data);
+        let mut copy = self.changing()?;
+        let end = u64::try_from(data.len()).ok().and_then(|len| offset.checked_add(len));
+        if end.is_none_or(|end| end > copy.image.len()) {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        copy.image.write(offset, data);
         Ok(())
     }
 }
 
-const COPY_BYTES_MAX: usize = 1 << 30;
+/// More than a log in a simulation has: a damaged header must not ask for all memory.
+const COPY_BYTES_MAX: u64 = 1 << 30;

@@ -24,14 +24,14 @@ mod values;
 
 use std::path::Path;
 
-use sim_runtime::disk::Disk;
+use sim_runtime::disk::{Disk, Image};
 
 use crate::event::DurableImage;
 
 /// The files of a node.
 pub trait Files {
-    /// All bytes of a file; `None` when there is none of this name.
-    fn read(&self, path: &Path) -> Option<Vec<u8>>;
+    /// A file; `None` when there is none of this name.
+    fn read(&self, path: &Path) -> Option<Image>;
 
     /// Names, without the directory, of what lies directly in `dir`; none when there is no such directory.
     fn list(&self, dir: &Path) -> Vec<String>;
@@ -50,8 +50,8 @@ impl<'a> DurableFiles<'a> {
 }
 
 impl Files for DurableFiles<'_> {
-    fn read(&self, path: &Path) -> Option<Vec<u8>> {
-        self.disk.durable(text(path)).map(|image| image.to_vec())
+    fn read(&self, path: &Path) -> Option<Image> {
+        self.disk.durable(text(path))
     }
 
     fn list(&self, dir: &Path) -> Vec<String> {

@@ -158,7 +158,10 @@ impl Sum {
 
     /// Continues over `bytes`, a multiple of 8 of them, as words of the given order.
     fn then(self, bytes: &[u8], big_endian: bool) -> Sum {
-        let word = if big_endian { u32::from_be_bytes } else { u32::from_le_bytes };
+        if big_endian { self.over(bytes, u32::from_be_bytes) } else { self.over(bytes, u32::from_le_bytes) }
+    }
+
+    fn over(self, bytes: &[u8], word: impl Fn([u8; 4]) -> u32) -> Sum {
         let Sum(mut even, mut odd) = self;
         for pair in bytes.chunks_exact(8) {
             even = even.wrapping_add(word([pair[0], pair[1], pair[2], pair[3]])).wrapping_add(odd);

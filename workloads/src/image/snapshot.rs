@@ -22,7 +22,7 @@ pub fn read(files: &impl Files, dir: &Path, names: &[String], defects: &mut Vec<
     // The name sorts by index, then term.
     snapshots.sort_unstable();
     for name in snapshots.into_iter().rev() {
-        let bytes = files.read(&dir.join(name)).unwrap_or_default();
+        let bytes = files.read(&dir.join(name)).unwrap_or_default().to_vec();
         match verify(&bytes).and_then(|last| check_name(name, last).map(|()| last)) {
             Ok(last) => return last,
             Err(why) => defects.push(format!("{name}: {why}")),

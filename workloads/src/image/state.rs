@@ -23,7 +23,7 @@ pub struct State {
 
 /// The state in force. `None` before there is one.
 pub fn read(files: &impl Files, dir: &Path, defects: &mut Vec<String>) -> Option<State> {
-    let pointer = files.read(&dir.join(POINTER))?;
+    let pointer = files.read(&dir.join(POINTER))?.to_vec();
     let generation = match generation(&pointer) {
         Ok(generation) => generation,
         Err(why) => {
@@ -36,13 +36,13 @@ pub fn read(files: &impl Files, dir: &Path, defects: &mut Vec<String>) -> Option
         defects.push(format!("{POINTER} names generation {generation}, but there is no {name}"));
         return None;
     };
-    let wal = files.read(&dir.join(format!("{name}-wal"))).unwrap_or_default();
+    let wal = files.read(&dir.join(format!("{name}-wal"))).unwrap_or_default().to_vec();
     // The database was made in this directory before it was named, and has been in write-ahead mode since.
     if files.read(&dir.join(format!("{name}-journal"))).is_some_and(|journal| !journal.is_empty()) {
         defects.push(format!("{name} has a rollback journal, which may undo a part of it"));
     }
     let mut found = Vec::new();
-    let state = Pages::open(&database, &wal).and_then(|pages| Tables::find(&pages)?.state(&pages, &mut found));
+    let state = Pages::open(&database.to_vec(), &wal).and_then(|pages| Tables::find(&pages)?.state(&pages, &mut found));
     defects.extend(found.into_iter().map(|defect| format!("{name}: {defect}")));
     state.map_err(|why| defects.push(format!("{name}: {why}"))).ok()
 }

@@ -1,8 +1,54 @@
-//! stub
-use crate::event::Event;
+//! What is judged, one property per file.
+//!
+//! - [`raft`]: what nodes say about themselves in memory, on every change
+//! - [`durable`]: what is on their disks
+//! - [`client`]: what clients were told
+//! - [`liveness`]: what must be once faults are over
+//!
+//! An oracle says how often it evaluated its property, and how often that was not trivial: when the evaluation could
+//! have come out otherwise, given what had been seen. None shares code with `aspen`.
+//!
+//! What a node said in a boot is void once the boot has ended, except for what it had made durable.
+pub mod client;
+pub mod durable;
+pub mod liveness;
+pub mod raft;
+
+#[cfg(test)]
+mod testing;
+
+use sim_runtime::checker::linearizability::Budget;
 use sim_runtime::engine::Oracle;
-#[derive(Default)]
-pub struct OracleConfig;
-pub fn all(_: &OracleConfig) -> Vec<Box<dyn Oracle<Event>>> {
-    Vec::new()
+
+use crate::event::Event;
+
+/// What the oracles are told about the run.
+#[derive(Clone, Debug, Default)]
+pub struct OracleConfig {
+    /// How much work the blind check of linearizability may do; beyond it the run is inconclusive.
+    pub linearizability: Budget,
+}
+
+/// All oracles, in the order of their reports.
+pub fn all(config: &OracleConfig) -> Vec<Box<dyn Oracle<Event>>> {
+    vec![
+        Box::new(raft::election_safety::ElectionSafety::default()),
+        Box::new(raft::log_matching::LogMatching::default()),
+        Box::new(raft::leader_completeness::LeaderCompleteness::default()),
+        Box::new(raft::state_machine_safety::StateMachineSafety::default()),
+        Box::new(raft::committed_immutable::CommittedImmutable::default()),
+        Box::new(raft::order::Order::default()),
+        Box::new(raft::monotonic::Monotonic::default()),
+        Box::new(durable::durable_monotonic::DurableMonotonic::default()),
+        Box::new(durable::no_hole::NoHole::default()),
+        Box::new(durable::readable::Readable::default()),
+        Box::new(durable::committed_on_a_quorum::CommittedOnAQuorum::default()),
+        Box::new(client::outcomes::Outcomes::default()),
+        Box::new(client::exactly_once::ExactlyOnce::default()),
+        Box::new(client::durability::Durability::default()),
+        Box::new(client::order_by_revision::OrderByRevision::default()),
+        Box::new(client::linearizability::Linearizability::new(config.linearizability)),
+        Box::new(liveness::convergence::Convergence::default()),
+        Box::new(liveness::agreement::Agreement::default()),
+    ]
 }

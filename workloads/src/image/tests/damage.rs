@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use aspen::observe::Observation;
 use aspen::store::StoreConfig;
-use sim_runtime::disk::{Disk, OpenMode};
+use sim_runtime::disk::{Disk, Image, OpenMode};
 use sim_runtime::world;
 
 use super::super::{Files, decode};
@@ -18,8 +18,8 @@ use crate::event::DurableImage;
 const WAL: &str = "/data/state-1.db-wal";
 
 impl Files for BTreeMap<PathBuf, Vec<u8>> {
-    fn read(&self, path: &Path) -> Option<Vec<u8>> {
-        self.get(path).cloned()
+    fn read(&self, path: &Path) -> Option<Image> {
+        self.get(path).map(|bytes| Image::from_bytes(bytes))
     }
 
     fn list(&self, dir: &Path) -> Vec<String> {

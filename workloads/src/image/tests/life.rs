@@ -92,7 +92,7 @@ pub fn files_of(host: HostId) -> BTreeMap<PathBuf, Vec<u8>> {
     let disk = Disk::of(host);
     let files = DurableFiles::new(&disk);
     let paths = files.list(Path::new(DIR)).into_iter().map(|name| Path::new(DIR).join(name));
-    paths.map(|path| (path.clone(), files.read(&path).unwrap())).collect()
+    paths.map(|path| (path.clone(), files.read(&path).unwrap().to_vec())).collect()
 }
 
 fn id(term: u64, index: u64) -> LogId {

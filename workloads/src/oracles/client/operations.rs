@@ -1,0 +1,204 @@
+//! The operations of all clients, and what their commands would do.
+
+use std::collections::BTreeMap;
+
+use aspen::command::{Answer, Command, KeyValue, Outcome, Reply, SessionSeq};
+use sim_runtime::checker::history::{History, HistoryError, Operation};
+use sim_runtime::engine::{Judge, Stamped};
+
+use crate::event::{Action, Event, OpResult};
+
+/// One operation of one client.
+pub(crate) type Write = Operation<Action, OpResult>;
+
+/// Collects operations as they begin and end.
+#[derive(Debug, Default)]
+pub(crate) struct Operations {
+    history: History<Action, OpResult>,
+}
+
+/// What became of an operation.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Fate<'a> {
+    Acknowledged(&'a Reply),
+    Answered(&'a Answer),
+    /// It has no effect, ever.
+    Failed,
+    /// It may have had its effect, or may still have it.
+    Unknown,
+}
+
+pub(crate) fn fate(operation: &Write) -> Fate<'_> {
+    match &operation.returned {
+        // That a session is gone says nothing about an earlier attempt of the same operation.
+        Some((_, OpResult::Written(Reply { outcome: Outcome::SessionUnknown | Outcome::SessionStale, .. }))) => {
+            Fate::Unknown
+        }
+        Some((_, OpResult::Written(reply))) => Fate::Acknowledged(reply),
+        Some((_, OpResult::Answered(answer))) => Fate::Answered(answer),
+        Some((_, OpResult::Failed(_))) => Fate::Failed,
+        Some((_, OpResult::Unknown(_))) | None => Fate::Unknown,
+    }
+}
+
+impl Operations {
+    pub(crate) fn on_event(&mut self, event: &Stamped<Event>, judge: &mut Judge<'_>) {
+        let recorded = match &event.event {
+            Event::Invoked { client, op, action } => {
+                self.history.invoke(u64::from(*client), *op, event.at_ns, action.clone())
+            }
+            Event::Returned { op, result, .. } => self.history.complete(*op, event.at_ns, result.clone()),
+            _ => Ok(()),
+        };
+        if let Err(
+            error @ (HistoryError::InvokedTwice(_) | HistoryError::NeverInvoked(_) | HistoryError::EndedTwice(_)),
+        ) = recorded
+        {
+            judge.undecided(format!("the record of the run is wrong: {error}"));
+        }
+    }
+
+    /// All operations in the order of invocation. Those that carry the same session and number are one.
+    pub(crate) fn all(&self) -> Vec<Write> {
+        let mut merged: Vec<Write> = Vec::new();
+        let mut numbered: BTreeMap<SessionSeq, usize> = BTreeMap::new();
+        for operation in self.history.operations() {
+            let Action::Write { session: Some(number), .. } = &operation.input else {
+                merged.push(operation.clone());
+                continue;
+            };
+            let Some(first) = numbered.get(number) else {
+                numbered.insert(*number, merged.len());
+                merged.push(operation.clone());
+                continue;
+            };
+            let first = &mut merged[*first];
+            // The effect came before the first reply that tells of it.
+            let known = |operation: &Write| !matches!(fate(operation), Fate::Unknown);
+            let earlier = operation.returned.as_ref().map(|(moment, _)| *moment)
+                < first.returned.as_ref().map(|(moment, _)| *moment);
+            if known(operation) && (!known(first) || earlier) {
+                first.returned.clone_from(&operation.returned);
+            }
+        }
+        merged
+    }
+
+    /// Every attempt by itself.
+    pub(crate) fn attempts(&self) -> &[Write] {
+        self.history.operations()
+    }
+}
+
+/// What a command does to keys if it does anything: the value stored, or `None` for removal. Each key once: of a key
+/// that occurs twice in a set-multi the last value stays.
+pub(crate) fn effects(command: &Command) -> Vec<(&[u8], Option<&[u8]>)> {
+    match command {
+        Command::Set { key, value } | Command::CompareAndSwap { key, value, .. } => vec![(key, Some(value))],
+        Command::Delete { key } => vec![(key, None)],
+        Command::SetMulti { pairs } => {
+            let last: BTreeMap<&[u8], &[u8]> =
+                pairs.iter().map(|pair| (pair.key.as_slice(), pair.value.as_slice())).collect();
+            last.into_iter().map(|(key, value)| (key, Some(value))).collect()
+        }
+        Command::OpenSession { .. } | Command::RefreshSession { .. } | Command::CloseSession { .. } => Vec::new(),
+    }
+}
+
+/// Whether the operation, if it does anything, leaves `value` under `key`.
+pub(crate) fn would_write(operation: &Write, key: &[u8], value: &[u8]) -> bool {
+    match &operation.input {
+        Action::Write { command, .. } => effects(command).contains(&(key, Some(value))),
+        Action::Read(_) => false,
+    }
+}
+
+/// Who wrote which value under which key.
+#[derive(Debug, Default)]
+pub(crate) struct Writers<'a> {
+    /// Place of the operation; `None` when more than one wrote the value.
+    of_value: BTreeMap<(&'a [u8], &'a [u8]), Option<usize>>,
+}
+
+impl<'a> Writers<'a> {
+    pub(crate) fn new(operations: &'a [Write], judge: &mut Judge<'_>) -> Writers<'a> {
+        let mut writers = Writers::default();
+        for (place, operation) in operations.iter().enumerate() {
+            let Action::Write { command, .. } = &operation.input else { continue };
+            for (key, value) in effects(command) {
+                let Some(value) = value else { continue };
+                let writer = writers.of_value.entry((key, value)).or_insert(Some(place));
+                if *writer != Some(place) {
+                    *writer = None;
+                    judge.undecided(format!("the workload wrote {} under {} twice", shown(value), shown(key)));
+                }
+            }
+        }
+        writers
+    }
+
+    /// Place of the operation that wrote the value; `Err` when nobody did, `Ok(None)` when several did.
+    pub(crate) fn of(&self, key: &[u8], value: &[u8]) -> Result<Option<usize>, Nobody> {
+        self.of_value.get(&(key, value)).copied().ok_or(Nobody)
+    }
+}
+
+/// No operation wrote the value.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Nobody;
+
+/// Every row that a client was shown, with the operation that showed it.
+pub(crate) fn observed_rows(operations: &[Write]) -> impl Iterator<Item = (&Write, &KeyValue)> {
+    operations.iter().flat_map(|operation| {
+        let rows = match fate(operation) {
+            Fate::Answered(answer) => answer.rows.as_slice(),
+            _ => &[],
+        };
+        rows.iter().map(move |row| (operation, row))
+    })
+}
+
+/// A key or value for people.
+pub(crate) fn shown(bytes: &[u8]) -> String {
+    let text = String::from_utf8_lossy(bytes);
+    match text.char_indices().nth(40) {
+        Some((cut, _)) => format!("{:?}..", &text[..cut]),
+        None => format!("{text:?}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::testing::*;
+    use super::*;
+    use aspen::command::Pair;
+    use sim_runtime::engine::oracle::Verdicts;
+
+    #[test]
+    fn the_last_value_of_a_key_stays() {
+        let pair = |key: &str, value: &str| Pair { key: key.into(), value: value.into() };
+        let command = Command::SetMulti { pairs: vec![pair("b", "1"), pair("a", "2"), pair("b", "3")] };
+        let expected: Vec<(&[u8], Option<&[u8]>)> = vec![(b"a", Some(b"2")), (b"b", Some(b"3"))];
+        assert_eq!(effects(&command), expected);
+    }
+
+    #[test]
+    fn retries_of_one_number_are_one_operation() {
+        let session = Some(SessionSeq { session: 4, seq: 1 });
+        let mut run = Run::new();
+        let first = run.begins(0, Action::Write { session, command: set("a", "1") });
+        let second = run.begins(1, Action::Write { session, command: set("a", "1") });
+        run.told(second, 7, Outcome::Written { version: 1 });
+        run.ends(first, OpResult::Unknown("silence".to_owned()));
+        let mut operations = Operations::default();
+        let mut verdicts = Verdicts::default();
+        for event in &run.events {
+            operations.on_event(event, &mut verdicts.judge("test"));
+        }
+        let all = operations.all();
+        let [only] = all.as_slice() else { panic!("{all:?}") };
+        assert_eq!(only.id, first);
+        assert!(matches!(fate(only), Fate::Acknowledged(reply) if reply.revision == 7));
+        assert_eq!(operations.attempts().len(), 2);
+    }
+}
