@@ -101,6 +101,8 @@ fn is_injected(reason: &str) -> bool {
         "Input/output error",
         "disk I/O error",
         "unable to open database file",
+        // SQLite swallows an error while it removes its rollback journal, and keeps its lock.
+        "database is locked",
         "No space",
         "no storage space",
         "disk is full",

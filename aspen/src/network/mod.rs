@@ -223,7 +223,7 @@ impl<E: Env> Peer<E> {
         let text = format!("node {}: {code}: {message}", self.target);
         match code {
             ErrorCode::WrongNode | ErrorCode::WrongCluster | ErrorCode::Stopping | ErrorCode::NodeFailed => {
-                assert_reachable!("a peer answered that it does not serve this node");
+                assert_reachable!("a peer answered that it does not serve this node", owed_by = "disk");
                 RPCError::Unreachable(Unreachable::from_string(text))
             }
             _ => RPCError::Network(NetworkError::from_string(text)),

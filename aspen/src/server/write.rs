@@ -127,7 +127,7 @@ impl<E: Env> Server<E> {
                 Err(self.forward(forward))
             }
             Err(ClientWriteError::LogEntryDiscarded(forward)) => {
-                assert_reachable!("a proposal was discarded from the log of a deposed leader");
+                assert_reachable!("a proposal was discarded from the log of a deposed leader", owed_by = "network");
                 Err(Refusal { code: ErrorCode::Discarded, ..self.forward(forward) })
             }
             Err(other) => Err(Refusal::new(ErrorCode::NodeFailed, other.to_string())),
