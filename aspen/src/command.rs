@@ -165,6 +165,6 @@ pub struct Answer {
     pub revision: u64,
     /// The row, or the rows of the scan.
     pub rows: Vec<KeyValue>,
-    /// A scan stopped at its limit.
+    /// A scan stopped before its end: at its limit, or at the bound on the bytes of an answer. It has one row at least.
     pub more: bool,
 }

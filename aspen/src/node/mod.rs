@@ -9,14 +9,12 @@
 mod stop;
 
 use std::collections::BTreeMap;
-use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{InitializeError, RaftError};
-use openraft::storage::{RaftSnapshotBuilder, RaftStateMachine};
 use openraft::type_config::TypeConfigExt;
 use openraft::type_config::alias::{WatchReceiverOf, WatchSenderOf};
 use openraft::{Raft, WatchChangeHandle};
@@ -32,10 +30,10 @@ pub use crate::node::stop::StopReason;
 pub use crate::server::Phase;
 use crate::server::Server;
 use crate::state_machine::{StateMachine, StateReader};
-use crate::store::{self, RecoveryReport, StoreConfig, StoreError, Stores};
+use crate::store::{self, RecoveryReport, StoreConfig, StoreError};
 use crate::transport::Transport;
 use crate::types::{Address, Member, NodeId, TypeConfig};
-use buggify::{assert_reachable, assert_sometimes, buggify};
+use buggify::{assert_sometimes, buggify};
 
 /// openraft's handle to a node.
 pub type NodeRaft<E> = Raft<TypeConfig<E>, StateMachine<E>>;
@@ -130,23 +128,16 @@ impl<E: Env> Node<E> {
     /// has recovered. On an error nothing runs and nothing is open.
     pub async fn start(env: E, config: NodeConfig) -> Result<Node<E>, StartError> {
         config.validate()?;
-        let mut stores = store::open(&env, &config.data_dir, &config.store).await?;
+        let stores = store::open(&env, &config.data_dir, &config.store).await?;
         let (id, tuning) = (config.id, config.raft.clone());
         let network = Network::new(env.clone(), id, config.cluster, tuning.clone(), config.store.limits.clone());
         let raft_config = Arc::new(tuning.openraft_config(&config.cluster.to_string())?);
         let (log, reader) = (stores.log.clone(), stores.reader.clone());
-        let built = match cover_lost_tail(&mut stores).await {
-            Ok(()) => {
-                let built = Raft::build(id, raft_config, network, stores.log, stores.state).await;
-                built.map_err(|fatal| fatal.to_string())
-            }
-            Err(error) => Err(format!("the state could not be made a snapshot: {error}")),
-        };
-        let raft = match built {
+        let raft = match Raft::build(id, raft_config, network, stores.log, stores.state).await {
             Ok(raft) => raft,
-            Err(reason) => {
+            Err(fatal) => {
                 stop::close_stores(&log, &reader, Duration::from_millis(tuning.stop_timeout_ms)).await;
-                return Err(StartError::Raft(reason));
+                return Err(StartError::Raft(fatal.to_string()));
             }
         };
         assert_sometimes!(
@@ -234,20 +225,6 @@ impl<E: Env> Node<E> {
         self.inner.server.recovered();
         self.inner.update(|status| status.serving = true);
     }
-}
-
-/// Makes a snapshot if the state is ahead of the log.
-///
-/// A follower may apply what others have committed before its own copy of it is durable. When its process dies then, the
-/// state has survived in the system's cache and the log's tail has not. openraft purges such a log up to the state, and
-/// holds that nothing is purged past the snapshot: so there has to be one of this state.
-async fn cover_lost_tail<E: Env>(stores: &mut Stores<E>) -> io::Result<()> {
-    if stores.recovery.state.applied <= stores.recovery.log.last() {
-        return Ok(());
-    }
-    assert_reachable!("a node started with a state ahead of its log");
-    let builder = stores.state.try_create_snapshot_builder(true).await;
-    builder.expect("a forced builder is always there").build_snapshot().await.map(|_| ())
 }
 
 /// Why a node did not start.

@@ -289,13 +289,7 @@ fn missed() -> u64 {
 
 /// The same fault, at a server by its number.
 fn aimed(mut fault: Fault, index: usize) -> Fault {
-    match &mut fault {
-        Fault::Crash { target, .. }
-        | Fault::Stop { target, .. }
-        | Fault::PowerLoss { target, .. }
-        | Fault::DiskError { target, .. } => *target = format!("Server({index})"),
-        Fault::ClusterPowerLoss { .. } | Fault::Partition { .. } | Fault::Loss { .. } | Fault::Latency { .. } => {}
-    }
+    fault.aim_at(&format!("Server({index})"));
     fault
 }
 

@@ -140,6 +140,17 @@ impl Fault {
         }
     }
 
+    /// Makes it hit `role`, if it hits one server.
+    pub fn aim_at(&mut self, role: &str) {
+        match self {
+            Fault::Crash { target, .. }
+            | Fault::Stop { target, .. }
+            | Fault::PowerLoss { target, .. }
+            | Fault::DiskError { target, .. } => *target = role.to_owned(),
+            Fault::ClusterPowerLoss { .. } | Fault::Partition { .. } | Fault::Loss { .. } | Fault::Latency { .. } => {}
+        }
+    }
+
     /// Whom it hits, if it hits one server.
     pub fn target(&self) -> Option<&str> {
         match self {

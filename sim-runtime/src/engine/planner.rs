@@ -154,9 +154,14 @@ impl Planner<'_> {
             if !percent(&mut draws, family.chance) {
                 continue;
             }
-            for _ in 0..within(&mut draws, family.count) {
+            for nth in 0..within(&mut draws, family.count) {
                 let at = FAULTS_BEGIN_NS + draws.below(duration_ns.saturating_sub(FAULTS_BEGIN_NS).max(1));
-                faults.push(self.fault(name, family, servers, at, &mut draws));
+                let mut planned = self.fault(name, family, servers, at, &mut draws);
+                if let Some(role) = family.first.as_ref().filter(|_| nth == 0) {
+                    planned.fault.aim_at(role);
+                    planned.when = Trigger::At { ns: at };
+                }
+                faults.push(planned);
             }
         }
         faults.sort_by_key(|planned| planned.when.not_before_ns());

@@ -110,6 +110,9 @@ pub struct FamilySpec {
     /// Strength, in the unit of the family: ppm of loss, us of latency.
     #[serde(default)]
     pub strength: Range,
+    /// The role that the first fault hits, at a time: so that every run with this family has such a fault.
+    #[serde(default)]
+    pub first: Option<String>,
 }
 
 /// Fault points in product code.
@@ -170,7 +173,7 @@ impl Spec {
             "latency" => [5_000, 50_000],
             _ => [0, 0],
         };
-        self.faults.insert(family.to_owned(), FamilySpec { chance: 100, count, for_ms, strength });
+        self.faults.insert(family.to_owned(), FamilySpec { chance: 100, count, for_ms, strength, first: None });
         self
     }
 

@@ -2,9 +2,13 @@
 //!
 //! Raft, section 5.3 (applied follows committed) and section 7 (a snapshot holds what was applied, and only what it
 //! covers is discarded); openraft states the same in its `log_pointers` document.
+//!
+//! Snapshot against applied is judged by what the stores say when it becomes true there: openraft hears of a snapshot and of
+//! the entries in it from two tasks, in either order, so its metrics may show the snapshot first.
 
 use std::collections::BTreeMap;
 
+use aspen::observe::Observation;
 use aspen::types::{LogId, NodeId};
 use sim_runtime::engine::{Judge, Oracle, Stamped};
 use sim_runtime::world::Nanos;
@@ -16,11 +20,42 @@ use crate::event::Event;
 pub struct Order {
     boots: Boots,
     /// What was judged last, per node: openraft reports more often than this changes.
-    judged: BTreeMap<NodeId, Pointers>,
+    judged: BTreeMap<NodeId, [Pair; 4]>,
+    /// What the state machine of each node has applied, in its own words.
+    applied: BTreeMap<NodeId, Option<u64>>,
 }
 
-/// Name and index, from the smallest to the largest.
-type Pointers = [(&'static str, Option<u64>); 5];
+/// Two pointers by name and index; the first may not pass the second.
+type Pair = [(&'static str, Option<u64>); 2];
+
+impl Order {
+    fn judge_pair(&self, [(low, low_index), (high, high_index)]: Pair, at: (Nanos, NodeId), judge: &mut Judge<'_>) {
+        if low_index > high_index {
+            judge.violated(at.0, named(at.1), format!("{low} {low_index:?} is past {high} {high_index:?}"));
+        }
+    }
+
+    fn store_said(&mut self, node: NodeId, observation: &Observation, at_ns: Nanos, judge: &mut Judge<'_>) {
+        match observation {
+            Observation::StateOpened { applied, .. } | Observation::SnapshotInstalled { last: applied, .. } => {
+                self.applied.insert(node, index(*applied));
+            }
+            Observation::Applied { log_id, .. } => {
+                self.applied.insert(node, Some(log_id.index));
+            }
+            Observation::SnapshotBuilt { last, .. } => {
+                judge.evaluated(true);
+                let applied = self.applied.get(&node).copied().flatten();
+                self.judge_pair([("snapshot", index(*last)), ("applied", applied)], (at_ns, node), judge);
+            }
+            _ => {}
+        }
+    }
+}
+
+fn index(id: Option<LogId>) -> Option<u64> {
+    id.map(|id| id.index)
+}
 
 impl Oracle<Event> for Order {
     fn property(&self) -> &'static str {
@@ -31,25 +66,27 @@ impl Oracle<Event> for Order {
         if self.boots.is_void(event) {
             return;
         }
-        let Event::Metrics(metrics) = &event.event else { return };
-        let index = |id: Option<LogId>| id.map(|id| id.index);
-        let pointers = [
-            ("purged", index(metrics.purged)),
-            ("snapshot", index(metrics.snapshot)),
-            ("applied", index(metrics.applied)),
-            ("committed", index(metrics.committed)),
-            ("last log", metrics.last_log_index),
+        let metrics = match &event.event {
+            Event::Store { node, observation } => return self.store_said(*node, observation, event.at_ns, judge),
+            Event::Metrics(metrics) => metrics,
+            _ => return,
+        };
+        let purged = ("purged", index(metrics.purged));
+        let snapshot = ("snapshot", index(metrics.snapshot));
+        let applied = ("applied", index(metrics.applied));
+        let committed = ("committed", index(metrics.committed));
+        let pairs = [
+            [purged, snapshot],
+            [snapshot, committed],
+            [applied, committed],
+            [committed, ("last log", metrics.last_log_index)],
         ];
-        if self.judged.insert(metrics.node, pointers) == Some(pointers) {
+        if self.judged.insert(metrics.node, pairs) == Some(pairs) {
             return;
         }
-        judge.evaluated(pointers[2].1.is_some());
-        for pair in pointers.windows(2) {
-            let [(low, low_index), (high, high_index)] = pair else { continue };
-            if low_index > high_index {
-                let message = format!("{low} {low_index:?} is past {high} {high_index:?}");
-                judge.violated(event.at_ns, named(metrics.node), message);
-            }
+        judge.evaluated(metrics.applied.is_some());
+        for pair in pairs {
+            self.judge_pair(pair, (event.at_ns, metrics.node), judge);
         }
     }
 
@@ -81,6 +118,9 @@ mod tests {
         run.rejects(Order::default(), "purged Some(2) is past snapshot None");
         let mut run = Run::new();
         run.boot(1).metrics(1, |metrics| metrics.snapshot = Some(id(2, 1)));
+        run.rejects(Order::default(), "snapshot Some(2) is past committed None");
+        let mut run = Run::new();
+        run.boot(1).store(1, Observation::SnapshotBuilt { last: Some(id(2, 1)), state_hash: 0 });
         run.rejects(Order::default(), "snapshot Some(2) is past applied None");
         let mut run = Run::new();
         run.boot(1).metrics(1, |metrics| metrics.applied = Some(id(2, 1)));

@@ -271,7 +271,8 @@ impl<'a> Facts<'a> {
                 let shape = answer.rows.windows(2).all(|pair| pair[0].key < pair[1].key)
                     && answer.rows.iter().all(|row| inside(&row.key))
                     && answer.rows.len() <= limit
-                    && (!answer.more || answer.rows.len() == limit);
+                    // A scan may stop early, at a bound of bytes, but not before its first row.
+                    && (!answer.more || !answer.rows.is_empty());
                 let last = answer.rows.last().filter(|_| answer.more).map(|row| row.key.as_slice());
                 if let Some(last) = last {
                     let end = end.as_ref().map(|end| end.as_slice());
