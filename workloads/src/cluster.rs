@@ -275,7 +275,8 @@ impl View {
         }
         self.committed = committed;
         // Early commits and then fewer and fewer: an image costs as much as many operations.
-        let due = self.commit_images < COMMIT_IMAGES_MAX && world::entity(&[committed]) % COMMIT_IMAGE_ONE_IN == 0;
+        let due =
+            self.commit_images < COMMIT_IMAGES_MAX && world::entity(&[committed]).is_multiple_of(COMMIT_IMAGE_ONE_IN);
         self.commit_images += u32::from(due);
         due
     }
