@@ -156,7 +156,8 @@ impl StoreError {
 const REPLACE: &str = "something other than this program changed it, or a disk lost data it had acknowledged: remove this \
                        node from the cluster, and add one with a new id and an empty directory in its place";
 
-/// Opens the stores of `dir`, making both if there are none, and checks them against each other.
+/// Opens the stores of `dir`, making both if there are none, and checks them against each other. On an error nothing is
+/// open.
 pub async fn open<E: Env>(env: &E, dir: &Path, config: &StoreConfig) -> Result<Stores<E>, StoreError> {
     let health = Health::default();
     let floor = DurableFloor::default();
@@ -168,9 +169,29 @@ pub async fn open<E: Env>(env: &E, dir: &Path, config: &StoreConfig) -> Result<S
     made.map_err(|error| StoreError::from_io("make its directory", error))?;
     let opened = LogStore::open(env, dir, config.log(), health.clone(), Some(floor.clone())).await;
     let (log, log_recovery) = opened.map_err(|error| StoreError::from_io("open the log", error))?;
+    let opened = open_state(env, dir, config, &health, floor, log_recovery).await;
+    match opened {
+        Ok((state, reader, recovery)) => Ok(Stores { log, state, reader, recovery, health }),
+        Err(error) => {
+            // Its writer holds the file, and would let go of it some time later. The first error is the one to report.
+            let _ = log.close().await;
+            Err(error)
+        }
+    }
+}
+
+/// Opens the state, given what was found in the log, and checks the two against each other.
+async fn open_state<E: Env>(
+    env: &E,
+    dir: &Path,
+    config: &StoreConfig,
+    health: &Health<E>,
+    floor: DurableFloor,
+    log: LogRecovery,
+) -> Result<(StateMachine<E>, StateReader<E>, RecoveryReport), StoreError> {
     let opened = StateMachine::open(env, dir, config.state(), health.clone(), floor).await;
     let (state, reader, state_recovery) = opened.map_err(|error| StoreError::from_io("open the state", error))?;
-    let recovery = RecoveryReport { log: log_recovery, state: state_recovery };
+    let recovery = RecoveryReport { log, state: state_recovery };
     check(&recovery)?;
     tracing::info!("opened {}: {recovery}", dir.display());
     let purged = purged_at_start(&recovery);
@@ -179,7 +200,7 @@ pub async fn open<E: Env>(env: &E, dir: &Path, config: &StoreConfig) -> Result<S
         let made = state.snapshot_to(purged).await;
         made.map_err(|error| StoreError::from_io("make a snapshot of a state that is ahead of its log", error))?;
     }
-    Ok(Stores { log, state, reader, recovery, health })
+    Ok((state, reader, recovery))
 }
 
 /// Makes `dir`, and makes its name last: a directory that vanishes takes the vote with it.

@@ -4,6 +4,7 @@
 mod support;
 
 use std::path::Path;
+use std::time::Duration;
 
 use aspen::command::{Command, Query};
 use aspen::floor::DurableFloor;
@@ -47,6 +48,41 @@ fn files(dir: &Path) -> Vec<String> {
     names.retain(|name| !name.ends_with("-wal") && !name.ends_with("-shm"));
     names.sort();
     names
+}
+
+/// openraft learns that entries are applied when the call returns. A snapshot that had some of them would be ahead of what
+/// it takes for applied.
+#[test]
+fn a_snapshot_waits_for_the_end_of_an_apply() {
+    run(async {
+        let dir = tempfile::tempdir().unwrap();
+        let env = TokioEnv::default();
+        let config = StoreConfig { apply_batch_entries_max: 1, ..StoreConfig::default() };
+        let (mut state, reader, _) =
+            StateMachine::open(&env, dir.path(), config.state(), Health::default(), DurableFloor::default())
+                .await
+                .unwrap();
+        let mut builder = state.get_snapshot_builder().await;
+        let (go_on, wait) = tokio::sync::oneshot::channel();
+        let first = futures_util::stream::iter([Ok((membership(1, 0, &[1]), None)), Ok((set(1, 1, b"a", b"1"), None))]);
+        let second = futures_util::stream::once(async move {
+            wait.await.unwrap();
+            Ok((set(1, 2, b"a", b"2"), None))
+        });
+        let applying = tokio::spawn(async move {
+            let entries = Box::pin(futures_util::StreamExt::chain(first, second));
+            state.apply(entries).await
+        });
+        while reader.applied() != Some(log_id(1, 1)) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        let mut building = tokio::spawn(async move { builder.build_snapshot().await.unwrap() });
+        let early = tokio::time::timeout(Duration::from_millis(200), &mut building).await;
+        assert!(early.is_err(), "a snapshot was made of half an apply");
+        go_on.send(()).unwrap();
+        applying.await.unwrap().unwrap();
+        assert_eq!(building.await.unwrap().meta.last_log_id, Some(log_id(1, 2)));
+    });
 }
 
 #[test]

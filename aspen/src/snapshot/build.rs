@@ -177,6 +177,8 @@ impl<E: Env> SnapshotBuilder<E> {
             *shared.pinned.lock() = Some(Pinned { connection });
             Ok((meta, generation))
         };
+        // Not in the middle of an apply or an install: openraft would learn of the snapshot before it knows of them.
+        let _no_change = self.shared.changes.lock().await;
         self.shared.section(WHAT, pin).await
     }
 

@@ -104,6 +104,9 @@ pub(crate) struct Shared<E: Env> {
     pub pinned: Slot<Pinned>,
     view: Mutex<View<E>>,
     pub builds: MutexOf<TypeConfig<E>, ()>,
+    /// Held by the calls of openraft that change the state, until they return, and while a snapshot pins its state: so a
+    /// snapshot holds nothing that openraft does not know to be applied.
+    pub changes: MutexOf<TypeConfig<E>, ()>,
 }
 
 /// What is known without asking the database.
@@ -178,6 +181,7 @@ impl<E: Env> StateMachine<E> {
             pinned: Slot::new(None),
             view: Mutex::new(view),
             builds: MutexOf::<TypeConfig<E>, ()>::new(()),
+            changes: MutexOf::<TypeConfig<E>, ()>::new(()),
         });
         Ok((StateMachine { shared: shared.clone() }, StateReader::new(shared), recovery))
     }
@@ -266,12 +270,14 @@ impl<E: Env> RaftStateMachine<TypeConfig<E>> for StateMachine<E> {
     where
         Strm: Stream<Item = io::Result<EntryResponder<TypeConfig<E>>>> + Unpin + Send,
     {
+        let shared = self.shared.clone();
+        let _change = shared.changes.lock().await;
         let mut batch = Batch::default();
         while let Some(item) = entries.next().await {
             let (entry, responder) = item?;
             batch.push(entry, responder);
             let one = buggify!(at "state applies one entry at a time");
-            let config = &self.shared.config;
+            let config = &shared.config;
             let full =
                 batch.entries.len() >= config.apply_batch_entries_max || batch.bytes >= config.apply_batch_bytes_max;
             if one || full {
@@ -297,6 +303,7 @@ impl<E: Env> RaftStateMachine<TypeConfig<E>> for StateMachine<E> {
 
     async fn install_snapshot(&mut self, meta: &SnapshotMeta, snapshot: SnapshotFile<E>) -> io::Result<()> {
         self.shared.health.check()?;
+        let _change = self.shared.changes.lock().await;
         let installed = install::install(&self.shared, meta, snapshot).await;
         self.shared.health.watch(install::WHAT, installed)
     }
