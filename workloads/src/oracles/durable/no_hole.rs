@@ -121,6 +121,13 @@ mod tests {
     }
 
     #[test]
+    fn an_old_tail_behind_a_filled_hole_is_found() {
+        let mut run = Run::new();
+        run.image(1, image(&[(0, 0, 1), (1, 1, 2), (2, 3, 3), (3, 1, 4)]), ImageReason::End);
+        run.rejects(NoHole::default(), "entry 3 is of term 1, the one before it of Some(3)");
+    }
+
+    #[test]
     fn a_gap_behind_purged_is_found() {
         let mut run = Run::new();
         let mut gap = image(&[(7, 1, 8)]);
