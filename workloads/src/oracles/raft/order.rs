@@ -3,8 +3,8 @@
 //! Raft, section 5.3 (applied follows committed) and section 7 (a snapshot holds what was applied, and only what it
 //! covers is discarded); openraft states the same in its `log_pointers` document.
 //!
-//! Snapshot against applied is judged by what the stores say when it becomes true there: openraft hears of a snapshot and of
-//! the entries in it from two tasks, in either order, so its metrics may show the snapshot first.
+//! Snapshot against applied is judged twice: by what the stores say when it becomes true there, and by openraft's metrics. openraft
+//! hears of a snapshot and of the entries in it from two tasks; a snapshot that waits for the end of an apply is heard of last.
 
 use std::collections::BTreeMap;
 
@@ -77,7 +77,7 @@ impl Oracle<Event> for Order {
         let committed = ("committed", index(metrics.committed));
         let pairs = [
             [purged, snapshot],
-            [snapshot, committed],
+            [snapshot, applied],
             [applied, committed],
             [committed, ("last log", metrics.last_log_index)],
         ];
@@ -118,7 +118,7 @@ mod tests {
         run.rejects(Order::default(), "purged Some(2) is past snapshot None");
         let mut run = Run::new();
         run.boot(1).metrics(1, |metrics| metrics.snapshot = Some(id(2, 1)));
-        run.rejects(Order::default(), "snapshot Some(2) is past committed None");
+        run.rejects(Order::default(), "snapshot Some(2) is past applied None");
         let mut run = Run::new();
         run.boot(1).store(1, Observation::SnapshotBuilt { last: Some(id(2, 1)), state_hash: 0 });
         run.rejects(Order::default(), "snapshot Some(2) is past applied None");
