@@ -61,7 +61,9 @@ impl<E: Clone + 'static> Nemesis<E> {
             let fault = planned.fault.clone();
             match planned.when.clone() {
                 Trigger::At { ns } => world::at(ns, move || nemesis.act(&fault)),
-                Trigger::DiskOp { after_ns, nth } => world::at(after_ns, move || nemesis.arm_disk_op(fault, nth)),
+                Trigger::DiskOp { after_ns, nth, then_ns } => {
+                    world::at(after_ns, move || nemesis.arm_disk_op(fault, nth, then_ns));
+                }
                 Trigger::Site { after_ns, site, nth } => {
                     world::at(after_ns, move || nemesis.arm_site(fault, &site, nth));
                 }
@@ -88,7 +90,7 @@ impl<E: Clone + 'static> Nemesis<E> {
         }
     }
 
-    fn arm_disk_op(self: &Rc<Self>, fault: Fault, nth: u64) {
+    fn arm_disk_op(self: &Rc<Self>, fault: Fault, nth: u64, then_ns: Nanos) {
         let Some(index) = fault.target().and_then(|target| self.fleet.resolve(target)) else {
             return;
         };
@@ -98,7 +100,7 @@ impl<E: Clone + 'static> Nemesis<E> {
         // The fault was aimed when it was armed: who leads when it fires is another question.
         let (nemesis, fault) = (Rc::clone(self), aimed(fault, index));
         let ticket = self.tickets.replace(self.tickets.get() + 1);
-        tickets::deposit(ticket, move || nemesis.act(&fault));
+        tickets::deposit(ticket, move || world::at(world::now_ns() + then_ns, move || nemesis.act(&fault)));
         // Anywhere within the operation.
         let fraction = world::draw(Purpose("fault within operation"), u64::from(self.fleet.hosts[index].0), ticket);
         let fraction_ppm = u32::try_from(fraction % 1_000_000).expect("below a million");

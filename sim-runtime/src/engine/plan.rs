@@ -86,10 +86,12 @@ pub enum Trigger {
         site: String,
         nth: u64,
     },
-    /// Within the `nth` disk operation (from 1) of the fault's target, counted from `after_ns` on.
+    /// Within the `nth` disk operation (from 1) of the fault's target, counted from `after_ns` on, or `then_ns` later:
+    /// what follows a write is a sync, which takes longer.
     DiskOp {
         after_ns: Nanos,
         nth: u64,
+        then_ns: Nanos,
     },
 }
 

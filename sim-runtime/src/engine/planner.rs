@@ -209,7 +209,11 @@ impl Planner<'_> {
             .filter(|site| self.system.site_prefixes.iter().any(|prefix| site.module.starts_with(prefix)))
             .collect();
         match draws.below(3) {
-            0 if within_disk_op => Trigger::DiskOp { after_ns: at, nth: 1 + draws.below(DISK_OPS_AHEAD_MAX) },
+            0 | 2 if within_disk_op => Trigger::DiskOp {
+                after_ns: at,
+                nth: 1 + draws.below(DISK_OPS_AHEAD_MAX),
+                then_ns: if draws.below(4) == 0 { 0 } else { draws.below(DISK_OP_THEN_NS_MAX) },
+            },
             1 if !sites.is_empty() => Trigger::Site {
                 after_ns: at,
                 site: sites[index(draws, sites.len())].id(),
@@ -284,5 +288,7 @@ fn micros(value: u64) -> Nanos {
 const FAULTS_BEGIN_NS: Nanos = 1_000_000_000;
 /// A fault within a disk operation picks one of so many after its time.
 const DISK_OPS_AHEAD_MAX: u64 = 60;
+/// A fault after a disk operation comes at most so late: about as long as a commit takes.
+const DISK_OP_THEN_NS_MAX: Nanos = 300_000;
 /// A fault at a site picks one of so many visits after its time.
 const SITE_VISITS_AHEAD_MAX: u64 = 8;
