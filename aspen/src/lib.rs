@@ -8,7 +8,7 @@
 //! - [`codec`], [`log_store`], [`state_machine`], [`snapshot`], [`store`]: what a node keeps on disk; [`health`] and
 //!   [`floor`] are what the stores tell each other
 //! - [`config`]: the tunables; [`limits`]: every bound, with units
-//! - [`env`]: the seam to the world; [`transport`] is its network part, [`observe`] what a node tells an observer
+//! - [`mod@env`]: the seam to the world; [`transport`] is its network part, [`observe`] what a node tells an observer
 //! - [`conformance`]: what every implementation of a seam must do, as checks
 //! - [`planted`]: defects that a simulator must find (feature `planted`)
 //!

@@ -1,10 +1,10 @@
 //! `aspen` under test: its operation alphabets, faults on its roles, its oracles.
 //!
 //! - [`cluster`]: aspen as a system under test; [`config`]: what its nodes and clients are configured with
-//! - [`env`], [`transport`]: the simulated world as aspen's environment
+//! - [`mod@env`], [`transport`]: the simulated world as aspen's environment
 //! - [`kv`]: the workload over all commands and queries
 //! - [`event`]: what the oracles see; [`metrics`]: openraft's view, reduced to what is judged
-//! - [`specs`]: the specs by name, and one run of one of them
+//! - [`mod@specs`]: the specs by name, and one run of one of them
 pub mod cluster;
 pub mod config;
 pub mod env;

@@ -1,6 +1,6 @@
 //! Snapshots: the whole state in one file, from which a node far behind is brought up and past which the log is purged.
 //!
-//! - [`format`]: the bytes of a snapshot
+//! - [`mod@format`]: the bytes of a snapshot
 //! - [`file`]: a complete one, and one being received
 //! - [`directory`]: which one is current, and cleaning up after others
 //! - [`build`]: from a pinned read transaction, in steps

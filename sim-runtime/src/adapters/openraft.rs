@@ -199,7 +199,7 @@ impl TryRng for TaskRng {
     }
 }
 
-/// [`sync::mpsc`](crate::sync::mpsc) for openraft.
+/// [`crate::sync::mpsc`] for openraft.
 pub struct SimMpsc;
 
 impl openraft_rt::Mpsc for SimMpsc {
@@ -241,7 +241,7 @@ impl<T: OptionalSend> openraft_rt::MpscWeakSender<SimMpsc, T> for mpsc::WeakSend
     }
 }
 
-/// [`sync::watch`](crate::sync::watch) for openraft.
+/// [`crate::sync::watch`] for openraft.
 pub struct SimWatch;
 
 impl openraft_rt::Watch for SimWatch {
@@ -289,7 +289,7 @@ impl<T: OptionalSend + OptionalSync> openraft_rt::WatchReceiver<SimWatch, T> for
     }
 }
 
-/// [`sync::oneshot`](crate::sync::oneshot) for openraft.
+/// [`crate::sync::oneshot`] for openraft.
 pub struct SimOneshot;
 
 impl openraft_rt::Oneshot for SimOneshot {

@@ -6,7 +6,7 @@
 //!
 //! The core decides and is pure, times and chance are arguments:
 //! - [`image`]: the bytes of a file, copy on write
-//! - [`file`]: one file, its log, and how the log reads at a time
+//! - [`mod@file`]: one file, its log, and how the log reads at a time
 //! - [`names`]: the directory tree and which names would survive
 //! - [`power_loss`]: what may survive, how one outcome is chosen, and its shape
 //! - [`volume`]: all of that together; clone it to keep a disk as it is now
