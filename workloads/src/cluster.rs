@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use aspen::node::{Node, StopReason};
+use aspen::node::{self, Node, StopReason};
 use aspen::types::{Member, NodeId, TypeConfig};
 use openraft::RaftMetrics;
 use openraft::async_runtime::watch::WatchReceiver;
@@ -206,8 +206,6 @@ async fn serve(mut server: Server<Event>, sample_images: bool) -> Exit {
     };
     let view = watch(&server, node, started.raft().metrics(), sample_images);
     world::spawn("metrics", view);
-    server.emit(Event::Serving { node });
-    server.serving();
     let (asked, stopping) = (server.stop_signal(), started.clone());
     world::spawn("stop", async move {
         asked.await;
@@ -221,6 +219,16 @@ async fn serve(mut server: Server<Event>, sample_images: bool) -> Exit {
         // Refused on every boot but the first, which is what is wanted.
         let _ = started.initialize(members).await;
     }
+    let recovered = started.clone();
+    world::spawn("recovery", async move {
+        while !recovered.serving(RECOVERY_WATCH).await {
+            if recovered.phase() == node::Phase::Stopping {
+                return;
+            }
+        }
+        server.emit(Event::Serving { node });
+        server.serving();
+    });
     match started.stopped().await {
         StopReason::Requested => Exit::Stopped,
         StopReason::Failed(reason) => Exit::Failed(reason),
@@ -267,7 +275,8 @@ impl View {
         }
         self.committed = committed;
         // Early commits and then fewer and fewer: an image costs as much as many operations.
-        let due = self.commit_images < COMMIT_IMAGES_MAX && world::entity(&[committed]) % COMMIT_IMAGE_ONE_IN == 0;
+        let due =
+            self.commit_images < COMMIT_IMAGES_MAX && world::entity(&[committed]).is_multiple_of(COMMIT_IMAGE_ONE_IN);
         self.commit_images += u32::from(due);
         due
     }
@@ -313,6 +322,15 @@ fn apart(servers: usize) -> Option<String> {
     })
 }
 
+/// Looks at a disk whose log is being truncated: soon after, when the tail must be gone, and while new entries take its
+/// place.
+pub fn look_at_truncation(host: HostId, boot: u32, node: NodeId) {
+    let server = u32::try_from(node - 1).expect("node ids are small");
+    for after_ns in TRUNCATION_LOOKS_NS {
+        world::at(world::now_ns() + after_ns, move || emit_image(server, host, boot, ImageReason::Truncation));
+    }
+}
+
 /// Decodes what a server's disk holds durably now and shows it to the oracles.
 fn emit_image(server: u32, host: HostId, boot: u32, reason: ImageReason) {
     let disk = Disk::of(host);
@@ -320,8 +338,12 @@ fn emit_image(server: u32, host: HostId, boot: u32, reason: ImageReason) {
     run::emit_about(host, boot, Event::Image { node: node_id(server), image: Box::new(image), reason });
 }
 
+/// How long one wait for a node's recovery takes.
+const RECOVERY_WATCH: Duration = Duration::from_secs(1);
 /// How often waiting code looks again.
 const POLL: Duration = Duration::from_millis(20);
+/// When a truncated log is looked at, after the truncation.
+const TRUNCATION_LOOKS_NS: [u64; 4] = [1_000_000, 5_000_000, 20_000_000, 60_000_000];
 /// Images at commits per run.
 const COMMIT_IMAGES_MAX: u32 = 12;
 /// One commit in so many is looked at.

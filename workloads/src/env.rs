@@ -16,6 +16,7 @@ use sim_runtime::disk::{Disk, OpenMode, SimFile};
 use sim_runtime::engine::run;
 use sim_runtime::world::{self, Incarnation, clock, section};
 
+use crate::cluster;
 use crate::event::Event;
 use crate::transport::SimTransport;
 
@@ -103,6 +104,9 @@ impl Env for SimEnv {
 
     fn observe(&self, observation: Observation) {
         if let Some(node) = self.observed {
+            if matches!(observation, Observation::Truncated { .. }) {
+                cluster::look_at_truncation(self.who.host, self.who.boot, node);
+            }
             run::emit(self.who.host, self.who.boot, Event::Store { node, observation });
         }
     }

@@ -48,6 +48,8 @@ pub enum Down {
 pub enum ImageReason {
     PowerLoss,
     Commit,
+    /// A log was truncated a moment ago.
+    Truncation,
     End,
 }
 

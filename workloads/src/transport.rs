@@ -155,7 +155,8 @@ impl Transport for SimTransport {
             Ok(Ok(Ok(reply))) => Ok(reply),
             // The peer's machine answers that nobody listens: now. An earlier delivery is possible.
             Ok(Ok(Err(()))) => Err(TransportError::Reset(to.clone())),
-            Ok(Err(_)) => Err(TransportError::Closed),
+            // Closed here while the request was on its way.
+            Ok(Err(_)) => Err(TransportError::Reset(to.clone())),
             Err(_) => Err(TransportError::Timeout(to.clone(), timeout)),
         }
     }

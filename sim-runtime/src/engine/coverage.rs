@@ -124,10 +124,11 @@ impl Coverage {
             count.hits += 1;
             count.passes += u64::from(holds);
         }
-        if matches!(site.kind, Kind::Always | Kind::Unreachable) && !holds {
-            if let Some(report) = self.on_violation.borrow().as_ref() {
-                report(site, at_ns, who, details.unwrap_or_default());
-            }
+        if matches!(site.kind, Kind::Always | Kind::Unreachable)
+            && !holds
+            && let Some(report) = self.on_violation.borrow().as_ref()
+        {
+            report(site, at_ns, who, details.unwrap_or_default());
         }
     }
 }

@@ -398,12 +398,8 @@ proptest! {
     fn the_search_agrees_with_every_order(
         steps in prop::collection::vec((0u64..3, 0u64..4, 0u64..3, 1u64..12, 0u64..4), 0..8),
     ) {
-        let mut order = 0;
-        let mut moments: Vec<(u64, u64)> = Vec::new();
-        for (_, _, _, length, _) in &steps {
-            moments.push((order * 4, order * 4 + length));
-            order += 1;
-        }
+        let moments: Vec<(u64, u64)> =
+            (0u64..).zip(&steps).map(|(order, (_, _, _, length, _))| (order * 4, order * 4 + length)).collect();
         let operations: Vec<RegisterOp> = steps
             .iter()
             .zip(&moments)

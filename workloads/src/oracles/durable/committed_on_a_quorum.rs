@@ -167,10 +167,12 @@ impl Oracle<Event> for CommittedOnAQuorum {
                 self.images.insert(*node, (**image).clone());
             }
             Event::Metrics(metrics) => {
-                let voters = metrics.membership.voters.clone();
-                if !voters.is_empty() {
-                    self.latest.clone_from(&voters);
-                    self.configurations.insert(metrics.node, (voters, metrics.role == Role::Leader));
+                let (voters, leads) = (&metrics.membership.voters, metrics.role == Role::Leader);
+                let known = self.configurations.get(&metrics.node);
+                let is_news = known.is_none_or(|(configuration, led)| configuration != voters || *led != leads);
+                if is_news && !voters.is_empty() {
+                    self.latest.clone_from(voters);
+                    self.configurations.insert(metrics.node, (voters.clone(), leads));
                 }
                 if let Some(committed) = metrics.committed {
                     self.commits(metrics.node, committed, event.at_ns);

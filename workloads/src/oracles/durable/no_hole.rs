@@ -1,12 +1,14 @@
-//! The log on a disk past purged is contiguous, and what was purged is in a durable state or snapshot (Raft, section 7:
-//! a node discards log entries only once a snapshot on stable storage covers them).
+//! The log on a disk past purged is contiguous, its terms never go back, and what was purged is in a durable state or
+//! snapshot (Raft, section 7: a node discards log entries only once a snapshot on stable storage covers them).
+//!
+//! Terms that go back are a hole that was filled: a truncation left its tail behind, and newer entries grew up to it.
 
 use aspen::observe::Observation;
 use aspen::types::{LogId, NodeId};
 use sim_runtime::engine::{Judge, Oracle, Stamped};
 use sim_runtime::world::Nanos;
 
-use super::super::raft::{Boots, named};
+use super::super::raft::{Boots, named, term_of};
 use crate::event::Event;
 
 #[derive(Debug, Default)]
@@ -18,18 +20,24 @@ impl NoHole {
     fn contiguous(
         node: NodeId,
         purged: Option<LogId>,
-        indexes: impl Iterator<Item = u64>,
+        entries_found: impl Iterator<Item = (u64, LogId)>,
         at_ns: Nanos,
         judge: &mut Judge<'_>,
     ) {
         let mut expected = purged.map_or(0, |purged| purged.index + 1);
         let mut entries = 0u64;
         let mut hole = None;
+        let mut term = None;
         // A purge may leave entries behind that it has already declared gone.
-        for index in indexes.filter(|index| purged.is_none_or(|purged| purged.index < *index)) {
+        for (index, id) in entries_found.filter(|(index, _)| purged.is_none_or(|purged| purged.index < *index)) {
             if index != expected && hole.is_none() {
                 hole = Some((expected, index));
             }
+            if term.is_some_and(|term| term > term_of(id)) {
+                let message = format!("entry {index} is of term {}, the one before it of {term:?}", term_of(id));
+                judge.violated(at_ns, named(node), message);
+            }
+            term = Some(term_of(id));
             entries += 1;
             expected = index + 1;
         }
@@ -55,7 +63,13 @@ impl Oracle<Event> for NoHole {
         }
         match &event.event {
             Event::Image { node, image, .. } => {
-                Self::contiguous(*node, image.purged, image.log.keys().copied(), event.at_ns, judge);
+                Self::contiguous(
+                    *node,
+                    image.purged,
+                    image.log.iter().map(|(at, entry)| (*at, entry.log_id)),
+                    event.at_ns,
+                    judge,
+                );
                 let index = |id: Option<LogId>| id.map(|id| id.index);
                 let kept = index(image.applied).max(index(image.snapshot));
                 judge.evaluated(image.purged.is_some());
@@ -70,8 +84,8 @@ impl Oracle<Event> for NoHole {
                 }
             }
             Event::Store { node, observation: Observation::LogOpened { purged, entries, .. } } => {
-                let indexes = entries.iter().map(|entry| entry.log_id.index);
-                Self::contiguous(*node, *purged, indexes, event.at_ns, judge);
+                let entries = entries.iter().map(|entry| (entry.log_id.index, entry.log_id));
+                Self::contiguous(*node, *purged, entries, event.at_ns, judge);
             }
             _ => {}
         }
@@ -104,6 +118,13 @@ mod tests {
         let mut run = Run::new();
         run.boot(1).opens(1, &[(0, 0, 1), (2, 1, 3)]);
         run.rejects(NoHole::default(), "has entry 2 where 1 should be");
+    }
+
+    #[test]
+    fn an_old_tail_behind_a_filled_hole_is_found() {
+        let mut run = Run::new();
+        run.image(1, image(&[(0, 0, 1), (1, 1, 2), (2, 3, 3), (3, 1, 4)]), ImageReason::End);
+        run.rejects(NoHole::default(), "entry 3 is of term 1, the one before it of Some(3)");
     }
 
     #[test]

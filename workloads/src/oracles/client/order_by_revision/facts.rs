@@ -90,17 +90,17 @@ impl<'a> Facts<'a> {
                 facts.acknowledged(operation, command, reply);
             }
         }
-        let mut placed: BTreeMap<usize, u64> = BTreeMap::new();
+        let known = Known { operations, writers, floors };
         for reader in operations {
             if let (Action::Read(query), Fate::Answered(answer)) = (&reader.input, fate(reader)) {
                 for row in &answer.rows {
-                    facts.place(reader, row, operations, writers, floors, &mut placed, &mut owners);
+                    facts.place(reader, row, known, &mut owners);
                 }
                 facts.answered(reader, query, answer, &universe);
             }
         }
         for (place, operation) in operations.iter().enumerate() {
-            if matches!(fate(operation), Fate::Unknown) && !placed.contains_key(&place) {
+            if matches!(fate(operation), Fate::Unknown) && !owners.placed.contains_key(&place) {
                 for (key, value) in changes(operation) {
                     let unknown = &mut facts.keys.entry(key).or_default().unknown;
                     let list = if value.is_some() { &mut unknown.modifying } else { &mut unknown.removing };
@@ -191,17 +191,8 @@ impl<'a> Facts<'a> {
     }
 
     /// A row tells which operation wrote it, and where in the order.
-    #[allow(clippy::too_many_arguments)]
-    fn place(
-        &mut self,
-        reader: &'a Write,
-        row: &'a KeyValue,
-        operations: &'a [Write],
-        writers: &Writers<'a>,
-        floors: &[Option<u64>],
-        placed: &mut BTreeMap<usize, u64>,
-        owners: &mut Owners<'a>,
-    ) {
+    fn place(&mut self, reader: &'a Write, row: &'a KeyValue, known: Known<'a, '_>, owners: &mut Owners<'a>) {
+        let Known { operations, writers, floors } = known;
         let revision = row.meta.mod_revision;
         let what = format!("operation {} saw {} under {}", reader.id, shown(&row.value), shown(&row.key));
         let writer = match writers.of(&row.key, &row.value) {
@@ -223,7 +214,7 @@ impl<'a> Facts<'a> {
                 }
             }
             Fate::Unknown | Fate::Answered(_) => {
-                let before = *placed.entry(writer).or_insert(revision);
+                let before = *owners.placed.entry(writer).or_insert(revision);
                 if before != revision {
                     let message = format!(
                         "{what} of revision {revision}, but operation {} took effect at revision {before}",
@@ -362,10 +353,20 @@ impl<'a> Facts<'a> {
     }
 }
 
+/// The operations, who wrote which value, and after which revision each operation has its place.
+#[derive(Clone, Copy)]
+struct Known<'a, 'w> {
+    operations: &'a [Write],
+    writers: &'w Writers<'a>,
+    floors: &'w [Option<u64>],
+}
+
 /// Which operation has which revision.
 #[derive(Debug, Default)]
 struct Owners<'a> {
     of: BTreeMap<u64, &'a Write>,
+    /// Unknown operations, by place, whose value was seen: the revision under which it was.
+    placed: BTreeMap<usize, u64>,
 }
 
 fn expectation(expect: &Expect) -> Expected<'_> {
