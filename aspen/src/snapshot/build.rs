@@ -107,6 +107,8 @@ impl<E: Env> SnapshotBuilder<E> {
                 Built::Abandoned => assert_reachable!("an abandoned snapshot was built again"),
                 Built::Superseded => {
                     assert_reachable!("a snapshot was installed while another was being built", owed_by = "network");
+                    // The install is not over, for openraft, before its call returns.
+                    let _no_change = shared.changes.lock().await;
                     if let Some(current) = shared.view().snapshot.clone() {
                         return Ok(current);
                     }
