@@ -10,7 +10,7 @@
 
 mod attempt;
 mod config;
-mod session;
+pub(crate) mod session;
 mod target;
 
 use std::sync::{Arc, Mutex, PoisonError};
