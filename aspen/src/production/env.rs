@@ -4,34 +4,51 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use openraft::impls::TokioRuntime;
 
 use crate::env::{Env, File};
 use crate::production::lane::ThreadLane;
 use crate::production::transport::IrohTransport;
+use crate::transport::{Handler, Transport, TransportError};
+use crate::types::Address;
 
 /// The world around one node or client of this process.
 #[derive(Clone)]
-pub struct RealEnv {
-    transport: IrohTransport,
+pub struct RealEnv<T = IrohTransport> {
+    transport: T,
 }
 
-impl RealEnv {
-    pub fn new(transport: IrohTransport) -> Self {
+impl<T> RealEnv<T> {
+    pub fn new(transport: T) -> Self {
         RealEnv { transport }
     }
 }
 
-impl Env for RealEnv {
+/// Reaches nobody: for tools that only look at files.
+#[derive(Clone, Copy, Debug)]
+pub struct NoTransport;
+
+impl Transport for NoTransport {
+    async fn call(&self, to: &Address, _: Vec<u8>, _: Duration) -> Result<Vec<u8>, TransportError> {
+        Err(TransportError::Unreachable(to.clone()))
+    }
+
+    fn serve(&self, _: Arc<dyn Handler>) {}
+
+    fn close(&self) {}
+}
+
+impl<T: Transport> Env for RealEnv<T> {
     type Runtime = TokioRuntime;
-    type Transport = IrohTransport;
+    type Transport = T;
     type Lane = ThreadLane;
     type File = RealFile;
     type LogBackend = redb::backends::FileBackend;
 
-    fn transport(&self) -> &IrohTransport {
+    fn transport(&self) -> &T {
         &self.transport
     }
 

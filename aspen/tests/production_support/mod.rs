@@ -46,7 +46,9 @@ impl Site {
         let http = free_address();
         let dir = self.path(name);
         let mut all = vec!["--data-dir".to_owned(), dir.display().to_string(), "--http-addr".to_owned(), http.clone()];
-        all.extend(["--bind-addr".to_owned(), free_address()]);
+        if !arguments.contains(&"--bind-addr") {
+            all.extend(["--bind-addr".to_owned(), free_address()]);
+        }
         all.extend(["--heartbeat-interval-ms", "100", "--election-timeout-min-ms", "500"].map(str::to_owned));
         all.extend(arguments.iter().map(|argument| (*argument).to_owned()));
         let child = start(self.dir.path(), &all);

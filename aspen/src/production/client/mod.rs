@@ -207,6 +207,11 @@ impl HttpClient {
         called.await.map(|(status, bytes)| (status.as_u16(), bytes.to_vec()))
     }
 
+    /// Asks this endpoint next, as if it were known to lead.
+    pub fn prefer(&self, endpoint: String) {
+        self.lock().leader = Some(endpoint);
+    }
+
     pub fn endpoints(&self) -> &[String] {
         &self.inner.endpoints
     }
