@@ -125,9 +125,18 @@ async fn administration_needs_the_token() {
     let token = node.token();
     let admin = async |path: &str, body: Value| site.post(&format!("{}{path}", node.url), body, Some(&token)).await;
     assert_eq!(admin("/init", json!({})).await.1["code"], "already-initialized");
-    assert_eq!(admin("/promote-learner", json!({"node_id": 9})).await.1["code"], "unknown-node");
-    assert_eq!(admin("/remove-node", json!({"node_id": 1})).await.1["code"], "no-voters");
-    assert_eq!(admin("/change-membership", json!({"voters": []})).await.1["code"], "no-voters");
+    for (path, body) in [
+        ("/promote-learner", json!({"node_id": 9})),
+        ("/remove-node", json!({"node_id": 1})),
+        ("/remove-node", json!({"node_id": 9})),
+        ("/change-membership", json!({"voters": []})),
+        ("/change-membership", json!({"finish": true})),
+        ("/transfer-leader", json!({})),
+        ("/transfer-leader", json!({"to": 9})),
+    ] {
+        let (status, error) = admin(path, body).await;
+        assert_eq!((status, error["code"].as_str()), (409, Some("precondition-failed")), "{path}: {error}");
+    }
     assert_eq!(admin("/add-learner", json!({"address": "x"})).await.1["code"], "malformed");
     assert_eq!(admin("/add-peer", json!({"address": "x"})).await.1["code"], "malformed");
     site.set(&node.url, "a", "1").await;

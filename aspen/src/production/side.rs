@@ -1,4 +1,4 @@
-//! What nodes ask each other beside Raft: to be let in, and administration that is sent on to the leader. As JSON.
+//! What nodes ask each other beside what [`crate::message`] has: to be let in. As JSON.
 //!
 //! A ticket has as many slots as it admits nodes. A joiner takes one by a compare-and-swap on a key of the store, so that
 //! no two take the same whatever leads; the index of that entry in the log is its node id, which no other node can ever
@@ -8,13 +8,14 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use data_encoding::HEXLOWER;
 use iroh::PublicKey;
 use serde::{Deserialize, Serialize};
 
-use crate::command::{Command, Expect, Outcome};
+use crate::command::{Command, Expect, KeyMeta, Outcome, Query};
 use crate::error::ErrorCode;
-use crate::message::{Request, Response};
-use crate::production::admin::{self, AddLearner, AdminError, AdminReply, AdminRequest};
+use crate::message::{Refusal, Request, Response};
+use crate::production::admin::{self, AddLearner, Operator};
 use crate::production::http::App;
 use crate::production::ticket::Ticket;
 use crate::production::transport::gate::Role;
@@ -27,22 +28,14 @@ pub const RESERVED_PREFIX: &[u8] = b"\0aspen/";
 /// A join takes so long at most.
 const JOIN_BUDGET: Duration = Duration::from_secs(10);
 
-/// What is asked.
+/// By the holder of a ticket, or sent on by the member that it asked.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum SideRequest {
-    /// By the holder of a ticket, or sent on by the member that it asked.
-    Join {
-        ticket: String,
-        /// Where the joiner listens.
-        address: String,
-        /// Tells a repeated request from a second node.
-        incarnation: u64,
-    },
-    Admin {
-        request: AdminRequest,
-        budget_ms: u64,
-    },
+pub struct JoinRequest {
+    pub ticket: String,
+    /// Where the joiner listens, `KEY@HOST:PORT`.
+    pub address: String,
+    /// Tells a repeated request from a second node.
+    pub incarnation: u64,
 }
 
 /// What a joiner is told.
@@ -52,7 +45,31 @@ pub struct Joined {
     pub members: BTreeMap<NodeId, Address>,
 }
 
-type Answer<T> = Result<T, AdminError>;
+/// Why it was not let in.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NotJoined {
+    /// It never will be, with this ticket.
+    pub is_final: bool,
+    pub message: String,
+}
+
+impl NotJoined {
+    fn never(message: impl Into<String>) -> Self {
+        NotJoined { is_final: true, message: message.into() }
+    }
+
+    fn not_yet(message: impl Into<String>) -> Self {
+        NotJoined { is_final: false, message: message.into() }
+    }
+}
+
+impl From<Refusal> for NotJoined {
+    fn from(refusal: Refusal) -> Self {
+        NotJoined::not_yet(refusal.message)
+    }
+}
+
+type Answer = Result<Joined, NotJoined>;
 
 /// Answers for one node.
 pub struct SideServer(pub Arc<App>);
@@ -61,123 +78,95 @@ impl Side for SideServer {
     fn handle(&self, from: PublicKey, role: Role, request: Vec<u8>) -> ReplyFuture {
         let app = self.0.clone();
         Box::pin(async move {
-            let answer = match serde_json::from_slice(&request) {
-                Ok(SideRequest::Join { ticket, address, incarnation }) => {
-                    encode(&join(&app, from, role, &ticket, &address, incarnation).await)
-                }
-                Ok(SideRequest::Admin { request, budget_ms }) if role == Role::Member => {
-                    encode(&change_here(&app, request, Duration::from_millis(budget_ms)).await)
-                }
-                Ok(_) => encode::<()>(&Err(AdminError::definite(403, "forbidden", "not for this peer", "be a member"))),
-                Err(error) => encode::<()>(&Err(malformed(&error.to_string()))),
+            let answer = match serde_json::from_slice::<JoinRequest>(&request) {
+                Ok(request) => join(&app, from, role, request).await,
+                Err(error) => Err(NotJoined::never(format!("the request is malformed: {error}"))),
             };
-            answer
+            serde_json::to_vec(&answer).expect("an answer has no keys but numbers and strings")
         })
     }
 }
 
-fn encode<T: Serialize>(answer: &Answer<T>) -> Vec<u8> {
-    serde_json::to_vec(answer).expect("an answer has string keys only")
-}
-
-fn malformed(message: &str) -> AdminError {
-    AdminError::definite(400, ErrorCode::Malformed.name(), message, "both nodes should be of the same version")
-}
-
-/// Carries out a change at this node, which must lead.
-pub(crate) async fn change_here(app: &App, request: AdminRequest, budget: Duration) -> Answer<AdminReply> {
-    let voters_max = app.config.store.limits.voters_max;
-    let silence_max = Duration::from_millis(2 * app.config.raft.election_max_ms);
-    admin::execute(&app.node, request, voters_max, silence_max, budget).await
-}
-
-/// Asks another node for a change.
-pub(crate) async fn ask_admin(app: &App, to: &Address, request: SideRequest, budget: Duration) -> Answer<AdminReply> {
-    ask(app, to, &request, budget).await
-}
-
-async fn ask<T: for<'de> Deserialize<'de>>(
-    app: &App,
-    to: &Address,
-    request: &SideRequest,
-    budget: Duration,
-) -> Answer<T> {
-    let request = serde_json::to_vec(request).expect("a request has string keys only");
-    let replied = app.transport.ask_side(to, request, budget).await;
-    read_answer(replied)
-}
-
 /// What came back from another node.
-pub fn read_answer<T: for<'de> Deserialize<'de>>(replied: Result<Vec<u8>, TransportError>) -> Answer<T> {
-    let reply = replied.map_err(|error| {
-        if error.may_have_been_delivered() {
-            AdminError::unknown(ErrorCode::Timeout, error.to_string())
-        } else {
-            let hint = "see that the node runs and can be reached";
-            AdminError::definite(503, ErrorCode::Unreachable.name(), error.to_string(), hint)
-        }
-    })?;
-    serde_json::from_slice(&reply)
-        .unwrap_or_else(|error| Err(AdminError::unknown(ErrorCode::InvalidReply, error.to_string())))
+pub fn read_answer(replied: Result<Vec<u8>, TransportError>) -> Answer {
+    let reply = replied.map_err(|error| NotJoined::not_yet(error.to_string()))?;
+    let answer = serde_json::from_slice(&reply);
+    answer.unwrap_or_else(|error| Err(NotJoined::not_yet(format!("the answer is malformed: {error}"))))
 }
 
 /// Lets a node in as a learner.
-async fn join(app: &App, from: PublicKey, role: Role, text: &str, address: &str, incarnation: u64) -> Answer<Joined> {
-    let place: Place = address.parse().map_err(|_| malformed("the address is none"))?;
-    let forwarded = role == Role::Member && place.key != from;
-    if !forwarded && place.key != from {
-        return Err(AdminError::definite(403, "forbidden", "the address is another node's", "send your own"));
+async fn join(app: &App, from: PublicKey, role: Role, request: JoinRequest) -> Answer {
+    let place: Place = request.address.parse().map_err(|_| NotJoined::never("the address is none"))?;
+    let sent_on = role == Role::Member && place.key != from;
+    if !sent_on && place.key != from {
+        return Err(NotJoined::never("the address is that of another node"));
     }
-    let refused = |error: &dyn std::fmt::Display| {
-        AdminError::definite(403, "ticket-refused", error.to_string(), "ask for a new ticket at a member")
+    // The member that sends it on has verified it; this node may not hold the secret.
+    let ticket = match app.gate.verify(&request.ticket) {
+        Err(_) if sent_on => Ticket::parse(&request.ticket),
+        verified => verified,
     };
-    // The member that sends it on has verified it; this node may not be able to.
-    let ticket = match (forwarded, app.gate.verify(text)) {
-        (_, Ok(ticket)) => ticket,
-        (true, Err(_)) => Ticket::parse(text).map_err(|error| refused(&error))?,
-        (false, Err(error)) => return Err(refused(&error)),
-    };
-    let leader = app.await_leader(JOIN_BUDGET / 2).await.ok_or_else(AdminError::not_leader)?;
+    let ticket = ticket.map_err(|error| NotJoined::never(error.to_string()))?;
+    let leader = app.await_leader(JOIN_BUDGET / 2).await.ok_or_else(|| NotJoined::not_yet("no leader is known"))?;
     if leader.id != app.node.id() {
-        if forwarded {
-            return Err(AdminError::not_leader());
+        if sent_on {
+            return Err(NotJoined::not_yet("the leader has changed"));
         }
-        let request = SideRequest::Join { ticket: text.to_owned(), address: address.to_owned(), incarnation };
-        return ask(app, &leader.address, &request, JOIN_BUDGET).await;
+        let request = serde_json::to_vec(&request).expect("a request has string keys only");
+        return read_answer(app.transport.ask_side(&leader.address, request, JOIN_BUDGET).await);
     }
-    let node_id = take_slot(app, &ticket, &place, incarnation).await?;
-    let request = AddLearner { node_id: Some(node_id), address: place.to_string(), wait: false };
+    // One at a time: an id must be newer than every member when it is used.
+    let _one = app.joins.lock().await;
+    let node_id = take_slot(app, &ticket, &place, request.incarnation).await?;
     if !admin::members(&app.node).contains_key(&node_id) {
-        change_here(app, AdminRequest::AddLearner(request), JOIN_BUDGET).await?;
+        let operator = Operator { app, budget: JOIN_BUDGET };
+        operator.add_learner(AddLearner { node_id: Some(node_id), address: place.to_string() }).await?;
+        tracing::info!("node {node_id} at {place} joined as a learner");
     }
-    tracing::info!("node {node_id} at {place} joined as a learner");
     Ok(Joined { node_id, members: admin::members(&app.node) })
 }
 
 /// Takes one of the ticket's slots. Returns the index of the entry that took it.
-async fn take_slot(app: &App, ticket: &Ticket, place: &Place, incarnation: u64) -> Answer<NodeId> {
+async fn take_slot(app: &App, ticket: &Ticket, place: &Place, incarnation: u64) -> Result<NodeId, NotJoined> {
     let owner = format!("{} {incarnation:016x}", place.key).into_bytes();
     for slot in 0..ticket.uses {
-        let name = format!("ticket/{}/{slot}", data_encoding::HEXLOWER.encode(&ticket.join_id));
+        let name = format!("ticket/{}/{slot}", HEXLOWER.encode(&ticket.join_id));
         let key = [RESERVED_PREFIX, name.as_bytes()].concat();
-        let command = Command::CompareAndSwap { key: key.clone(), expect: Expect::Absent, value: owner.clone() };
-        let budget_ms = u32::try_from(JOIN_BUDGET.as_millis()).unwrap_or(u32::MAX);
-        match app.node.ask(Request::Write { session: None, command, budget_ms }).await {
-            Response::Written(reply) if matches!(reply.outcome, Outcome::Written { .. }) => return Ok(reply.revision),
-            Response::Written(_) => {
-                let query = crate::command::Query::Get { key };
-                let answer = app.read(query, None).await.map_err(|failure| {
-                    AdminError::definite(503, &failure.body.code, failure.body.message, "try again")
-                })?;
-                let mine = answer.rows.iter().find(|row| row.value == owner);
-                if let Some(row) = mine {
-                    return Ok(row.meta.create_revision);
-                }
-            }
-            Response::Refused(refusal) => return Err(AdminError::unknown(refusal.code, refusal.message)),
-            _ => return Err(AdminError::unknown(ErrorCode::InvalidReply, "the node answered another question")),
+        if let Some(id) = swap(app, &key, Expect::Absent, &owner).await? {
+            return Ok(id);
+        }
+        let answer = match app
+            .ask(Request::Read { query: Query::Get { key: key.clone() }, budget_ms: budget_ms() }, JOIN_BUDGET)
+            .await?
+        {
+            Response::Answered(answer) => answer,
+            _ => return Err(NotJoined::not_yet("the node answered another question")),
+        };
+        let Some(KeyMeta { mod_revision, .. }) = answer.rows.iter().find(|row| row.value == owner).map(|row| row.meta)
+        else {
+            continue;
+        };
+        if admin::members(&app.node).contains_key(&mod_revision) {
+            return Ok(mod_revision);
+        }
+        // It was taken, but the node was not added: others may have been since, so the id must be a newer one.
+        if let Some(id) = swap(app, &key, Expect::ModRevision(mod_revision), &owner).await? {
+            return Ok(id);
         }
     }
-    let message = format!("the ticket has admitted {} nodes already", ticket.uses);
-    Err(AdminError::definite(403, "ticket-used", message, "ask for a new ticket at a member"))
+    Err(NotJoined::never(format!("the ticket has admitted {} nodes already", ticket.uses)))
+}
+
+/// The index of the entry that wrote the key, if the key was as expected.
+async fn swap(app: &App, key: &[u8], expect: Expect, value: &[u8]) -> Result<Option<NodeId>, NotJoined> {
+    let command = Command::CompareAndSwap { key: key.to_vec(), expect, value: value.to_vec() };
+    let write = Request::Write { session: None, command, budget_ms: budget_ms() };
+    match app.ask(write, JOIN_BUDGET).await? {
+        Response::Written(reply) => Ok(matches!(reply.outcome, Outcome::Written { .. }).then_some(reply.revision)),
+        _ => Err(NotJoined::not_yet(ErrorCode::InvalidReply.name())),
+    }
+}
+
+fn budget_ms() -> u32 {
+    u32::try_from(JOIN_BUDGET.as_millis()).unwrap_or(u32::MAX)
 }

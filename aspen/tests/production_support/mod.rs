@@ -62,6 +62,18 @@ impl Site {
         process
     }
 
+    /// Waits until a node has written its ticket.
+    pub async fn ticket(&self, path: &str) -> String {
+        let begun = Instant::now();
+        loop {
+            if let Ok(text) = std::fs::read_to_string(path) {
+                return text.trim().to_owned();
+            }
+            assert!(begun.elapsed() < PATIENCE, "no ticket was written");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
     pub async fn get(&self, url: &str) -> (u16, Value) {
         self.call(Method::GET, url, None, Vec::new()).await.unwrap_or_else(|error| panic!("{url}: {error}"))
     }

@@ -10,7 +10,7 @@ use super::plan::Plan;
 use super::report::Metrics;
 use super::run::{self, Run};
 use super::system::{DownCause, Exit, Server};
-use crate::disk::Disk;
+use crate::disk::{Disk, Volume};
 use crate::sync::oneshot;
 use crate::world::{self, Cause, HostId, Incarnation, Nanos};
 
@@ -20,6 +20,8 @@ pub struct Fleet<E> {
     run: Rc<Run<E>>,
     plan: Rc<Plan>,
     slots: RefCell<Vec<Slot>>,
+    /// Faults of the system's own that are in force.
+    misbehaving: RefCell<Vec<(String, u64)>>,
     pub crashes: Cell<u64>,
     pub power_losses: Cell<u64>,
     pub restarts: Cell<u64>,
@@ -47,6 +49,7 @@ impl<E: Clone + 'static> Fleet<E> {
             run,
             plan,
             slots,
+            misbehaving: RefCell::default(),
             crashes: Cell::new(0),
             power_losses: Cell::new(0),
             restarts: Cell::new(0),
@@ -168,6 +171,43 @@ impl<E: Clone + 'static> Fleet<E> {
         }
         self.boot_after(index, down_ns);
         lost
+    }
+
+    /// Destroys a server's disk, if the system allows it. Returns whether it did.
+    pub fn wipe(self: &Rc<Self>, index: usize, down_ns: Nanos) -> bool {
+        let number = u32::try_from(index).expect("servers are numbered by u32");
+        if !self.run.system.may_be_wiped(number) {
+            return false;
+        }
+        self.power_loss(index, down_ns);
+        let host = self.hosts[index];
+        Disk::of(host).mount(Volume::default());
+        // A server that starts afresh is no witness of recovery.
+        self.run.lost_unserved.borrow_mut().retain(|(of, _)| *of != host);
+        self.run.system.wiped(number, host, world::boots(host));
+        true
+    }
+
+    /// Begins or ends a fault of the system's own.
+    pub fn misbehave(&self, family: &str, strength: u64, on: bool) {
+        let mut misbehaving = self.misbehaving.borrow_mut();
+        if on {
+            misbehaving.push((family.to_owned(), strength));
+        } else {
+            let Some(position) = misbehaving.iter().position(|(of, with)| of == family && *with == strength) else {
+                return;
+            };
+            misbehaving.swap_remove(position);
+        }
+        drop(misbehaving);
+        self.run.system.misbehave(family, strength, on);
+    }
+
+    /// Ends all faults of the system's own.
+    pub fn misbehave_no_more(&self) {
+        for (family, strength) in self.misbehaving.take() {
+            self.run.system.misbehave(&family, strength, false);
+        }
     }
 
     fn kill(&self, index: usize, cause: Cause, down: DownCause) -> bool {

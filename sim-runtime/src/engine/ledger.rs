@@ -6,8 +6,9 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 
+use super::plan::PARTITION_KINDS;
 use super::report::FaultCount;
-use super::spec::FAMILIES;
+use super::spec::families;
 
 /// Fault counts of one run, by kind.
 pub struct Ledger {
@@ -16,7 +17,9 @@ pub struct Ledger {
 
 impl Default for Ledger {
     fn default() -> Self {
-        let counts = FAMILIES.iter().map(|family| ((*family).to_owned(), FaultCount::default())).collect();
+        let always = ["clock-offset", "clock-skew", "slow-pair"];
+        let kinds = families().chain(always).chain(PARTITION_KINDS.iter().copied());
+        let counts = kinds.map(|kind| (kind.to_owned(), FaultCount::default())).collect();
         Ledger { counts: RefCell::new(counts) }
     }
 }

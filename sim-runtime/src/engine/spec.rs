@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
+use super::faults;
 use super::plan::Conclusive;
 
 /// Least and most, both included.
@@ -74,6 +75,13 @@ pub struct WorldSpec {
     /// Chance per disk operation that an episode begins in which nothing completes.
     pub disk_stall_ppm: Range,
     pub disk_stall_ms: Range,
+    /// How far off the wall clock of each server is, either way.
+    pub clock_offset_ms: Range,
+    /// How wrong the rate of each server's clock is, either way.
+    pub clock_rate_ppm: Range,
+    /// How many pairs of servers are far apart, and how much longer their messages take.
+    pub slow_pairs: Range,
+    pub slow_pair_us: Range,
 }
 
 impl Default for WorldSpec {
@@ -92,6 +100,10 @@ impl Default for WorldSpec {
             disk_tail_factor: [1, 1],
             disk_stall_ppm: [0, 0],
             disk_stall_ms: [0, 0],
+            clock_offset_ms: [0, 0],
+            clock_rate_ppm: [0, 0],
+            slow_pairs: [0, 0],
+            slow_pair_us: [0, 0],
         }
     }
 }
@@ -107,7 +119,7 @@ pub struct FamilySpec {
     /// How long each lasts; for crashes, how long the server is down.
     #[serde(default)]
     pub for_ms: Range,
-    /// Strength, in the unit of the family: ppm of loss, us of latency.
+    /// Strength, in the unit of the family: ppm of loss, us of latency; see [`faults`](super::faults) for others.
     #[serde(default)]
     pub strength: Range,
     /// The role that the first fault hits, at a time: so that every run with this family has such a fault.
@@ -171,7 +183,7 @@ impl Spec {
         let strength = match family {
             "loss" => [100_000, 400_000],
             "latency" => [5_000, 50_000],
-            _ => [0, 0],
+            other => faults::strength_default(other),
         };
         self.faults.insert(family.to_owned(), FamilySpec { chance: 100, count, for_ms, strength, first: None });
         self
@@ -184,8 +196,9 @@ impl Spec {
         if let Some(order) = self.world.order.iter().find(|order| !ORDERS.contains(&order.as_str())) {
             return Err(format!("`world.order` {order:?} is not one of {ORDERS:?}"));
         }
-        if let Some(family) = self.faults.keys().find(|family| !FAMILIES.contains(&family.as_str())) {
-            return Err(format!("fault family {family:?} is not one of {FAMILIES:?}"));
+        if let Some(family) = self.faults.keys().find(|family| !is_family(family)) {
+            let known: Vec<&str> = families().collect();
+            return Err(format!("fault family {family:?} is not one of {known:?}"));
         }
         let world = &self.world;
         let mut ranges = vec![
@@ -202,6 +215,10 @@ impl Spec {
             ("world.disk_tail_factor", world.disk_tail_factor),
             ("world.disk_stall_ppm", world.disk_stall_ppm),
             ("world.disk_stall_ms", world.disk_stall_ms),
+            ("world.clock_offset_ms", world.clock_offset_ms),
+            ("world.clock_rate_ppm", world.clock_rate_ppm),
+            ("world.slow_pairs", world.slow_pairs),
+            ("world.slow_pair_us", world.slow_pair_us),
         ];
         for workload in self.workloads.values() {
             ranges.push(("clients", workload.clients));
@@ -233,3 +250,14 @@ pub const ORDERS: &[&str] = &["uniform", "fifo", "pct"];
 /// Fault families that the engine knows.
 pub const FAMILIES: &[&str] =
     &["crash", "stop", "power-loss", "cluster-power-loss", "partition", "loss", "latency", "disk-error"];
+
+/// All families that the engine knows, by name.
+pub fn families() -> impl Iterator<Item = &'static str> {
+    use faults::{clock, link, process};
+    [FAMILIES, process::FAMILIES, clock::FAMILIES, link::FAMILIES].into_iter().flatten().copied()
+}
+
+/// Whether a spec may name this family: the engine's, or one that only the system under test knows.
+fn is_family(name: &str) -> bool {
+    name.contains(faults::system::MARK) || families().any(|family| family == name)
+}

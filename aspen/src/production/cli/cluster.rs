@@ -18,9 +18,6 @@ pub enum MemberCommand {
     Add {
         /// KEY@HOST:PORT, as the node prints it when it starts
         address: String,
-        /// Until it has caught up
-        #[arg(long)]
-        wait: bool,
     },
     /// Make a learner a voter
     Promote {
@@ -28,7 +25,7 @@ pub enum MemberCommand {
         /// In the place of this voter, which leaves
         #[arg(long, value_name = "ID")]
         replace: Option<NodeId>,
-        /// Also if it lags or does not respond
+        /// Also if it lags, as far as the leader's own guards allow
         #[arg(long)]
         force: bool,
     },
@@ -60,9 +57,7 @@ pub struct TicketArguments {
 pub(super) async fn member(command: MemberCommand, client: &HttpClient) -> Outcome {
     let changed: Value = match command {
         MemberCommand::List => return list(client).await,
-        MemberCommand::Add { address, wait } => {
-            client.command("/add-learner", &json!({ "address": address, "wait": wait })).await?
-        }
+        MemberCommand::Add { address } => client.command("/add-learner", &json!({ "address": address })).await?,
         MemberCommand::Promote { id, replace, force } => {
             let mut request = json!({ "node_id": id, "force": force });
             if let Some(replace) = replace {

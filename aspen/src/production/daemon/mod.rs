@@ -18,7 +18,6 @@ use tokio::net::TcpListener;
 pub use self::identity::{DirectoryLock, Identity, IdentityError};
 use crate::message::ClusterId;
 use crate::node::{Node, NodeConfig, StartError};
-use crate::production::admin::AdminError;
 use crate::production::config::{Secret, Settings};
 use crate::production::disk::Disk;
 use crate::production::env::RealEnv;
@@ -27,7 +26,7 @@ use crate::production::http::metrics::HttpMetrics;
 use crate::production::http::{self, App};
 use crate::production::membership::ClusterGate;
 use crate::production::secret::{self, ClusterSecret, SecretError, Token};
-use crate::production::side::{self, Joined, SideRequest, SideServer};
+use crate::production::side::{self, JoinRequest, Joined, NotJoined, SideServer};
 use crate::production::ticket::{Ticket, TicketError};
 use crate::production::transport::{BindError, IrohTransport, TransportConfig};
 use crate::transport::Transport as _;
@@ -146,6 +145,7 @@ pub async fn run(
         secret,
         disk: Arc::new(Disk::new(&data_dir)),
         metrics: HttpMetrics::default(),
+        joins: tokio::sync::Mutex::default(),
         started: Instant::now(),
     });
     transport.serve_side(Arc::new(SideServer(app.clone())));
@@ -297,20 +297,18 @@ async fn ask_to_join(
     incarnation: u64,
 ) -> Result<Joined, DaemonError> {
     let address = transport.place().to_string();
-    let request = SideRequest::Join { ticket: ticket.to_owned(), address, incarnation };
+    let request = JoinRequest { ticket: ticket.to_owned(), address, incarnation };
     let request = serde_json::to_vec(&request).expect("a request has string keys only");
     let mut last = String::new();
     loop {
         for place in &said.peers {
             let replied = transport.ask_side(&place.address(), request.clone(), JOIN_TIMEOUT).await;
-            match side::read_answer::<Joined>(replied) {
+            match side::read_answer(replied) {
                 Ok(joined) => return Ok(joined),
-                Err(AdminError { status: 403, message, hint, .. }) => {
-                    return Err(DaemonError::NotAdmitted(format!("{message}; {hint}")));
-                }
-                Err(error) if error.message != last => {
-                    tracing::warn!("{place}: not yet joined: {}", error.message);
-                    last = error.message;
+                Err(NotJoined { is_final: true, message }) => return Err(DaemonError::NotAdmitted(message)),
+                Err(NotJoined { message, .. }) if message != last => {
+                    tracing::warn!("{place}: not yet joined: {message}");
+                    last = message;
                 }
                 Err(_) => {}
             }

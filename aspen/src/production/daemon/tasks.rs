@@ -6,9 +6,8 @@ use std::time::{Duration, Instant};
 
 use tokio::task::JoinHandle;
 
-use crate::production::admin::{self, AdminRequest, PromoteLearner};
+use crate::production::admin::{self, Operator, PromoteLearner};
 use crate::production::http::App;
-use crate::production::http::admin::change;
 use crate::production::transport::Place;
 use crate::types::NodeId;
 
@@ -18,6 +17,7 @@ const TICK: Duration = Duration::from_millis(250);
 const GREET_PAUSE_MIN: Duration = Duration::from_millis(500);
 const GREET_PAUSE_MAX: Duration = Duration::from_secs(15);
 const GREET_TIMEOUT: Duration = Duration::from_secs(5);
+const PROMOTE_BUDGET: Duration = Duration::from_secs(5);
 /// Looks at the disk are so many ticks apart.
 const DISK_TICKS: u64 = 4;
 
@@ -70,14 +70,15 @@ fn follow(app: &App, members: &BTreeMap<NodeId, crate::types::Address>) {
 pub(super) async fn promote_until(app: Arc<App>, expect: usize) {
     loop {
         tokio::time::sleep(TICK).await;
-        let now = admin::reply(&app.node);
+        let now = admin::reply(&app.node, None);
         if now.voters.len() >= expect {
             tracing::info!("the cluster has its {expect} voters");
             return;
         }
+        let operator = Operator { app: &app, budget: PROMOTE_BUDGET };
         for node_id in now.learners {
             let request = PromoteLearner { node_id, replace: None, force: false };
-            match change(&app, AdminRequest::PromoteLearner(request)).await {
+            match operator.promote(request).await {
                 Ok(_) => tracing::info!("node {node_id} is a voter now"),
                 Err(error) => tracing::debug!("node {node_id} is not yet a voter: {}", error.message),
             }

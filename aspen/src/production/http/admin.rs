@@ -12,15 +12,15 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::env::Env as _;
+use crate::message::Refusal;
+use crate::node::InitializeFailed;
 use crate::production::admin::{
-    self, AddLearner, AdminError, AdminReply, AdminRequest, ChangeMembership, PromoteLearner, RemoveNode,
-    TransferLeader,
+    self, AddLearner, AdminReply, ChangeMembership, Operator, PromoteLearner, RemoveNode, TransferLeader,
 };
 use crate::production::http::App;
-use crate::production::http::error::{ErrorBody, Failure};
+use crate::production::http::error::{Effect, Failure};
 use crate::production::http::schema::parse;
 use crate::production::secret;
-use crate::production::side::{self, SideRequest};
 use crate::production::ticket::{PEERS_MAX, Ticket, USES_MAX};
 use crate::production::transport::Place;
 use crate::types::{Address, NodeId};
@@ -57,33 +57,33 @@ pub(super) async fn init(State(app): State<Arc<App>>, body: Bytes) -> Reply<Admi
     if founders.is_empty() {
         founders.insert(app.node.id(), app.transport.place().address());
     }
-    admin::initialize(&app.node, founders).await.map(Json).map_err(failure)
+    admin::initialize(&app.node, founders).await.map(Json).map_err(|error| not_formed(&error))
 }
 
 pub(super) async fn add_learner(State(app): State<Arc<App>>, body: Bytes) -> Reply<AdminReply> {
     let request: AddLearner = body_of(&body)?;
     place(&request.address)?;
-    at_leader(&app, AdminRequest::AddLearner(request)).await
+    done(&app, operator(&app).add_learner(request).await)
 }
 
 pub(super) async fn promote_learner(State(app): State<Arc<App>>, body: Bytes) -> Reply<AdminReply> {
     let request: PromoteLearner = body_of(&body)?;
-    at_leader(&app, AdminRequest::PromoteLearner(request)).await
+    done(&app, operator(&app).promote(request).await)
 }
 
 pub(super) async fn change_membership(State(app): State<Arc<App>>, body: Bytes) -> Reply<AdminReply> {
     let request: ChangeMembership = body_of(&body)?;
-    at_leader(&app, AdminRequest::ChangeMembership(request)).await
+    done(&app, operator(&app).change_membership(request).await)
 }
 
 pub(super) async fn remove_node(State(app): State<Arc<App>>, body: Bytes) -> Reply<AdminReply> {
     let request: RemoveNode = body_of(&body)?;
-    at_leader(&app, AdminRequest::RemoveNode(request)).await
+    done(&app, operator(&app).remove(request).await)
 }
 
 pub(super) async fn transfer_leader(State(app): State<Arc<App>>, body: Bytes) -> Reply<AdminReply> {
     let request: TransferLeader = body_of(&body)?;
-    at_leader(&app, AdminRequest::TransferLeader(request)).await
+    done(&app, operator(&app).transfer(request).await)
 }
 
 #[derive(Debug, Deserialize)]
@@ -174,33 +174,23 @@ pub(crate) fn issue_ticket(app: &App, expires_in_s: u64, uses: u8) -> Result<Tic
     Ok(TicketReply { ticket: ticket.issue(secret), expires_at, uses })
 }
 
-/// Makes a change, here or at the leader.
-async fn at_leader(app: &App, request: AdminRequest) -> Reply<AdminReply> {
-    change(app, request).await.map(Json).map_err(|error| with_leader(app, error))
+fn operator(app: &App) -> Operator<'_> {
+    Operator { app, budget: BUDGET }
 }
 
-pub(crate) async fn change(app: &App, request: AdminRequest) -> Result<AdminReply, AdminError> {
-    let leader = app.await_leader(BUDGET / 10).await;
-    match leader.filter(|leader| leader.id != app.node.id()) {
-        None => side::change_here(app, request, BUDGET).await,
-        Some(leader) => {
-            let request = SideRequest::Admin { request, budget_ms: u64::try_from(BUDGET.as_millis()).unwrap_or(0) };
-            side::ask_admin(app, &leader.address, request, BUDGET).await
+fn done(app: &App, result: Result<AdminReply, Refusal>) -> Reply<AdminReply> {
+    result.map(Json).map_err(|refusal| app.failure(refusal, Effect::Write))
+}
+
+fn not_formed(error: &InitializeFailed) -> Failure {
+    let message = error.to_string();
+    match error {
+        InitializeFailed::Already => {
+            Failure::definite(StatusCode::CONFLICT, "already-initialized", message, "/node-info shows the cluster")
         }
+        InitializeFailed::NotAMember(_) => Failure::malformed(message),
+        InitializeFailed::Stopped(_) => stopped(error),
     }
-}
-
-fn with_leader(app: &App, error: AdminError) -> Failure {
-    let leader = app.leader().filter(|leader| leader.id != app.node.id());
-    let mut failure = failure(error);
-    failure.body.leader = leader.map(|leader| app.leader_body(&leader));
-    failure
-}
-
-fn failure(error: AdminError) -> Failure {
-    let AdminError { status, code, message, hint, outcome } = error;
-    let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    Failure { status, body: ErrorBody { code, message, hint, leader: None, outcome } }
 }
 
 fn stopped(error: &dyn std::fmt::Display) -> Failure {

@@ -56,6 +56,8 @@ pub struct App {
     pub secret: Option<ClusterSecret>,
     pub disk: Arc<Disk>,
     pub metrics: HttpMetrics,
+    /// Held while a node is let in.
+    pub joins: tokio::sync::Mutex<()>,
     pub started: Instant,
 }
 

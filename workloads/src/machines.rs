@@ -1,0 +1,88 @@
+//! Which Raft node each machine is.
+//!
+//! A machine begins as a founder. One that lost its disk has no identity until the operator gives it a new one, from
+//! the log: ids are never reused. Like the operator's notebook this is outside all machines.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+
+use aspen::types::NodeId;
+
+thread_local! {
+    static MACHINES: RefCell<Machines> = RefCell::default();
+}
+
+#[derive(Default)]
+struct Machines {
+    /// Machines that are no longer what they were founded as.
+    changed: BTreeMap<u32, Option<NodeId>>,
+    /// Nodes that are gone with their disks.
+    lost: BTreeSet<NodeId>,
+    operator: Operator,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Operator {
+    /// There is none in this run.
+    #[default]
+    Absent,
+    Working,
+    /// The cluster is whole, and the operator has gone home.
+    Done,
+}
+
+/// A new run begins.
+pub fn reset() {
+    MACHINES.set(Machines::default());
+}
+
+/// The node that founds the cluster on this server.
+pub fn founder(server: u32) -> NodeId {
+    u64::from(server) + 1
+}
+
+/// The node on a server; `None` while it has no identity.
+pub fn node_on(server: u32) -> Option<NodeId> {
+    MACHINES.with_borrow(|machines| machines.changed.get(&server).copied().unwrap_or(Some(founder(server))))
+}
+
+/// The nodes of all servers.
+pub fn all(servers: usize) -> Vec<Option<NodeId>> {
+    (0..u32::try_from(servers).expect("few servers")).map(node_on).collect()
+}
+
+/// The operator gives a server a new identity.
+pub fn identify(server: u32, node: NodeId) {
+    MACHINES.with_borrow_mut(|machines| machines.changed.insert(server, Some(node)));
+}
+
+/// The server lost its disk. Returns the node that is gone with it.
+pub fn lose(server: u32) -> Option<NodeId> {
+    let node = node_on(server);
+    MACHINES.with_borrow_mut(|machines| {
+        machines.lost.extend(node);
+        machines.changed.insert(server, None);
+    });
+    node
+}
+
+/// Whether a set of voters still has a quorum of nodes that are not lost when `node` is lost too.
+pub fn survives(voters: &BTreeSet<NodeId>, node: NodeId) -> bool {
+    MACHINES.with_borrow(|machines| {
+        let lost = voters.iter().filter(|voter| **voter == node || machines.lost.contains(voter)).count();
+        (voters.len() - lost) * 2 > voters.len()
+    })
+}
+
+pub fn operator_begins() {
+    MACHINES.with_borrow_mut(|machines| machines.operator = Operator::Working);
+}
+
+pub fn operator_ends() {
+    MACHINES.with_borrow_mut(|machines| machines.operator = Operator::Done);
+}
+
+/// An operator looks after the cluster.
+pub fn is_tended() -> bool {
+    MACHINES.with_borrow(|machines| machines.operator == Operator::Working)
+}
