@@ -63,18 +63,18 @@ impl Default for ClientOptions {
 /// An operation failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{}: {} ({})", .0.code, .0.message, .0.hint)]
-pub struct HttpError(pub ErrorBody);
+pub struct HttpError(pub Box<ErrorBody>);
 
 impl HttpError {
     fn new(code: ErrorCode, message: impl Into<String>) -> Self {
         let error = crate::error::ClientError::new(code, message);
-        HttpError(ErrorBody {
+        HttpError(Box::new(ErrorBody {
             code: code.name().to_owned(),
             message: error.message,
             hint: error.hint,
             leader: None,
             outcome: error.outcome,
-        })
+        }))
     }
 
     /// Whether the operation may have an effect.
@@ -148,8 +148,9 @@ impl HttpClient {
                 let ttl_ms = u64::try_from(self.inner.options.session_ttl.as_millis()).unwrap_or(u64::MAX);
                 // Whatever became of it, the operation itself was never sent.
                 let opened = self.write(None, Command::OpenSession { ttl_ms }, deadline).await;
-                let (reply, _) = opened
-                    .map_err(|HttpError(body)| HttpError(ErrorBody { outcome: ErrorOutcome::Definite, ..body }))?;
+                let (reply, _) = opened.map_err(|HttpError(body)| {
+                    HttpError(Box::new(ErrorBody { outcome: ErrorOutcome::Definite, ..*body }))
+                })?;
                 let WriteResult::SessionOpened { session: id } = reply.result else {
                     return Err(HttpError::new(ErrorCode::InvalidReply, "no session was opened"));
                 };
@@ -320,7 +321,7 @@ impl HttpClient {
             None => Retry::Never,
         };
         let leader = error.leader.as_ref().and_then(|leader| leader.http.as_ref()).map(|at| format!("http://{at}"));
-        Err(Attempt { error: HttpError(error), retry, leader })
+        Err(Attempt { error: HttpError(Box::new(error)), retry, leader })
     }
 
     fn target(&self) -> String {

@@ -302,7 +302,8 @@ mod tests {
 
     #[test]
     fn what_is_unwise_is_a_warning() {
-        let cases: [(&[&str], &[(&str, &str)], &str); 4] = [
+        type Case = (&'static [&'static str], &'static [(&'static str, &'static str)], &'static str);
+        let cases: [Case; 4] = [
             (&["--expect", "4"], &[], "expect"),
             (&["--election-timeout-min-ms", "250"], &[], "election-timeout-min-ms"),
             (&[], &[("ASPEN_HTTP_ADRR", "x")], "ASPEN_HTTP_ADRR"),

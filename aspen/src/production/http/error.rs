@@ -46,7 +46,7 @@ pub struct LeaderBody {
 #[derive(Clone, Debug)]
 pub struct Failure {
     pub status: StatusCode,
-    pub body: ErrorBody,
+    pub body: Box<ErrorBody>,
 }
 
 impl Failure {
@@ -55,7 +55,7 @@ impl Failure {
         let (message, outcome) = (message.into(), ErrorOutcome::Definite);
         Failure {
             status,
-            body: ErrorBody { code: code.to_owned(), message, hint: hint.to_owned(), leader: None, outcome },
+            body: Box::new(ErrorBody { code: code.to_owned(), message, hint: hint.to_owned(), leader: None, outcome }),
         }
     }
 
@@ -74,7 +74,13 @@ impl Failure {
         let hint = if outcome == error.outcome { error.hint } else { "try again".to_owned() };
         Failure {
             status: StatusCode::from_u16(status).expect("the table has valid statuses"),
-            body: ErrorBody { code: refusal.code.name().to_owned(), message: error.message, hint, leader, outcome },
+            body: Box::new(ErrorBody {
+                code: refusal.code.name().to_owned(),
+                message: error.message,
+                hint,
+                leader,
+                outcome,
+            }),
         }
     }
 }
