@@ -1,6 +1,6 @@
 //! Requests of clients: answered here, or sent on to the leader.
 //!
-//! A request goes to another node twice at most. What may have been delivered is never sent again.
+//! A request goes to another node three times at most. What may have been delivered is never sent again, but for reads.
 
 use std::time::Duration;
 
@@ -8,14 +8,15 @@ use openraft::async_runtime::watch::WatchReceiver;
 use tokio::time::Instant;
 
 use crate::command::Answer;
-use crate::error::ErrorCode;
+use crate::error::{ErrorCode, ErrorOutcome, Retry};
 use crate::message::{Envelope, LeaderHint, Refusal, Request, Response, decode_response, encode_request};
 use crate::production::http::App;
 use crate::production::http::error::{Effect, Failure, LeaderBody};
 use crate::transport::{Transport, TransportError};
+use crate::types::NodeId;
 
 /// A request may be sent on so often.
-const FORWARDS_MAX: u32 = 2;
+const FORWARDS_MAX: u32 = 3;
 /// A request that names no timeout.
 pub const TIMEOUT_DEFAULT_MS: u32 = 5000;
 
@@ -32,30 +33,54 @@ impl App {
         if leader.id == self.node.id() {
             return sorted(self.node.ask(request).await);
         }
+        let repeatable = matches!(request, Request::Read { .. } | Request::Leader);
         let mut forwards = 0;
         let limits = &self.config.store.limits;
-        let cluster = self.cluster;
-        let encoded = encode_request(&Envelope { cluster, to: Some(leader.id), request: request.clone() });
-        let mut bytes = encoded;
         loop {
             forwards += 1;
+            let envelope = Envelope { cluster: self.cluster, to: Some(leader.id), request: request.clone() };
             let left = deadline.saturating_duration_since(Instant::now());
-            let called = self.transport.call(&leader.address, bytes, left).await;
+            let call = self.transport.call(&leader.address, encode_request(&envelope), left);
+            // A leader that was killed answers no more, and its connection looks alive for a while.
+            let called = tokio::select! {
+                biased;
+                called = call => Some(called),
+                () = self.deposed(leader.id) => None,
+            };
             let refusal = match called {
-                Ok(reply) => match decode_response(&reply, limits.message_bytes_max) {
+                Some(Ok(reply)) => match decode_response(&reply, limits.message_bytes_max) {
                     Ok(Response::Refused(refusal)) => refusal,
                     Ok(response) => return Ok(response),
                     Err(error) => Refusal::new(ErrorCode::InvalidReply, error.to_string()),
                 },
-                Err(error) => not_forwarded(&error),
+                Some(Err(error)) => not_forwarded(&error),
+                None => Refusal::new(ErrorCode::ConnectionLost, "the leader was deposed before it answered"),
             };
-            let next = refusal.leader.clone().filter(|hint| hint.id != leader.id && hint.id != self.node.id());
-            let again = refusal.code == ErrorCode::NotLeader && forwards < FORWARDS_MAX;
-            match next.filter(|_| again) {
-                Some(hint) => leader = hint,
-                None => return Err(refusal),
+            let definite = refusal.code.outcome() == ErrorOutcome::Definite;
+            let elsewhere = refusal.code.retry() == Retry::Elsewhere;
+            if !(elsewhere && (definite || repeatable)) || forwards >= FORWARDS_MAX {
+                return Err(refusal);
             }
-            bytes = encode_request(&Envelope { cluster, to: Some(leader.id), request: request.clone() });
+            let left = deadline.saturating_duration_since(Instant::now());
+            let named = refusal.leader.clone().filter(|hint| hint.id != leader.id);
+            let next = match named {
+                Some(hint) => Some(hint),
+                None => self.await_leader(left / 2).await.filter(|hint| hint.id != leader.id),
+            };
+            match next {
+                None => return Err(refusal),
+                Some(hint) if hint.id == self.node.id() => return sorted(self.node.ask(request).await),
+                Some(hint) => leader = hint,
+            }
+        }
+    }
+
+    /// Resolves when this node knows that `leader` leads no more. May be dropped at any time.
+    async fn deposed(&self, leader: NodeId) {
+        let mut metrics = self.node.raft().metrics();
+        if metrics.wait_until(move |metrics| metrics.current_leader != Some(leader)).await.is_err() {
+            // The node stops; the call ends by itself.
+            std::future::pending::<()>().await;
         }
     }
 
