@@ -127,7 +127,9 @@ impl System for AspenCluster {
             loop {
                 match apart(cluster.servers.len()).or_else(untended) {
                     None => return Ok(()),
-                    Some(reason) if world::now_ns() > deadline => return Err(reason),
+                    Some(reason) if world::now_ns() > deadline => {
+                        return Err(untended().map_or(reason.clone(), |said| format!("{reason}; {said}")));
+                    }
                     Some(_) => world::sleep(POLL).await,
                 }
             }
@@ -155,7 +157,8 @@ impl System for AspenCluster {
 
     /// Only with an operator, and only if a quorum of every configuration that a running node knows is left.
     fn may_be_wiped(&self, server: u32) -> bool {
-        let Some(node) = machines::node_on(server).filter(|_| machines::is_tended()) else { return false };
+        let is_possible = machines::is_tended() && !machines::is_risky(world::now_ns());
+        let Some(node) = machines::node_on(server).filter(|_| is_possible) else { return false };
         VIEW.with_borrow(|view| {
             let views =
                 view.nodes.values().flat_map(|seen| [&seen.metrics.membership, &seen.metrics.committed_membership]);
@@ -353,7 +356,7 @@ fn apart(servers: usize) -> Option<String> {
 
 /// Why the operator is not done, if there is one.
 fn untended() -> Option<String> {
-    machines::is_tended().then(|| "the operator is not done: not every machine is a voter, or others are".to_owned())
+    machines::is_tended().then(|| format!("the operator is not done: {}", machines::operator_said()))
 }
 
 /// Looks at a disk whose log is being truncated: soon after, when the tail must be gone, and while new entries take its

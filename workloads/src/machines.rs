@@ -19,6 +19,10 @@ struct Machines {
     /// Nodes that are gone with their disks.
     lost: BTreeSet<NodeId>,
     operator: Operator,
+    /// Until then a change that takes a vote away may still be made.
+    risk_until_ns: u64,
+    /// What the operator met last.
+    said: String,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -85,4 +89,24 @@ pub fn operator_ends() {
 /// An operator looks after the cluster.
 pub fn is_tended() -> bool {
     MACHINES.with_borrow(|machines| machines.operator == Operator::Working)
+}
+
+/// Until `until_ns` the operator's change may cost a quorum a member: no machine may be lost meanwhile.
+pub fn operator_risks(until_ns: u64) {
+    MACHINES.with_borrow_mut(|machines| machines.risk_until_ns = until_ns);
+}
+
+/// Whether such a change may be under way.
+pub fn is_risky(now_ns: u64) -> bool {
+    MACHINES.with_borrow(|machines| now_ns < machines.risk_until_ns)
+}
+
+/// The operator notes what happened, for whoever asks why the cluster is not whole.
+pub fn operator_notes(text: String) {
+    MACHINES.with_borrow_mut(|machines| machines.said = text);
+}
+
+/// The last note.
+pub fn operator_said() -> String {
+    MACHINES.with_borrow(|machines| machines.said.clone())
 }

@@ -87,6 +87,8 @@ impl WorldKnobs {
             hold_ns_max: 0,
             network: NetworkConfig::default(),
             disk: DiskConfig::default(),
+            clocks: Vec::new(),
+            slow_pairs: Vec::new(),
         }
     }
 }
