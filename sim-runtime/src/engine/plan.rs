@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::disk_faults::DiskFault;
 use crate::disk::{DiskConfig, OpKind, Role};
 use crate::world::Nanos;
 use crate::world::network::NetworkConfig;
@@ -125,6 +126,8 @@ pub enum Fault {
     Latency { extra_ns: Nanos, for_ns: Nanos },
     /// One disk operation of the target fails.
     DiskError { target: String, op: OpKind, role: Role, skip: u64 },
+    /// The disk is full, goes bad, or is lost.
+    Disk(DiskFault),
 }
 
 impl Fault {
@@ -139,6 +142,7 @@ impl Fault {
             Fault::Loss { .. } => "loss",
             Fault::Latency { .. } => "latency",
             Fault::DiskError { .. } => "disk-error",
+            Fault::Disk(fault) => fault.family(),
         }
     }
 
@@ -149,6 +153,7 @@ impl Fault {
             | Fault::Stop { target, .. }
             | Fault::PowerLoss { target, .. }
             | Fault::DiskError { target, .. } => *target = role.to_owned(),
+            Fault::Disk(fault) => *fault.target_mut() = role.to_owned(),
             Fault::ClusterPowerLoss { .. } | Fault::Partition { .. } | Fault::Loss { .. } | Fault::Latency { .. } => {}
         }
     }
@@ -160,6 +165,7 @@ impl Fault {
             | Fault::Stop { target, .. }
             | Fault::PowerLoss { target, .. }
             | Fault::DiskError { target, .. } => Some(target),
+            Fault::Disk(fault) => Some(fault.target()),
             _ => None,
         }
     }
@@ -197,4 +203,6 @@ pub struct Conclusive {
     pub may_be_idle: Vec<String>,
     /// Sites that must have been reached.
     pub sites: Vec<String>,
+    /// The system must have lost more servers than it can bear, and clients must have asked this often afterwards.
+    pub asked_after_loss_min: u64,
 }
