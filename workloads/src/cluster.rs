@@ -156,6 +156,10 @@ impl System for AspenCluster {
         run::emit_about(host, 0, Event::Damaged { node: node_id(server) });
     }
 
+    fn swapped(&self, server: u32, host: HostId) {
+        emit_image(server, host, 0, ImageReason::PowerLoss);
+    }
+
     fn phase(&self, phase: Phase) {
         let outside = world::current();
         match phase {

@@ -22,6 +22,7 @@ const TEXTS: &[(&str, &str)] = &[
     ("beyond-quorum", include_str!("../specs/beyond-quorum.toml")),
     ("old-image", include_str!("../specs/old-image.toml")),
     ("lying-sync", include_str!("../specs/lying-sync.toml")),
+    ("dirty-pages", include_str!("../specs/dirty-pages.toml")),
     ("partitions", include_str!("../specs/partitions.toml")),
 ];
 

@@ -97,6 +97,8 @@ pub struct DiskConfig {
     /// Chance per sync, in parts per million, of claiming success without doing anything. Calibration: no system survives
     /// it, so an oracle must fire.
     pub lying_sync_ppm: u32,
+    /// Only syncs of files of this role lie; `None` = all.
+    pub lying_sync_role: Option<Role>,
     /// After a sync that failed the data stays readable until the power goes, although no later sync writes it. Calibration,
     /// as above: this is what ext4 in `data=ordered` mode does, and a process that is started again believes what it reads.
     pub failed_sync_stays_readable: bool,
@@ -121,6 +123,7 @@ impl Default for DiskConfig {
             stalls: Stalls { ppm: 0, length: Latency::fixed(0), syncs_only: false },
             errors: ErrorRates::default(),
             lying_sync_ppm: 0,
+            lying_sync_role: None,
             failed_sync_stays_readable: false,
             quota_bytes: None,
             iops_max: 0,

@@ -188,7 +188,9 @@ impl Device {
         let armed = self.take_armed(request);
         let (error_ppm, full_ppm) = self.error_rates(request);
         let steady = !request.timed || self.config.is_steady(request.kind);
-        let lying_ppm = if request.kind == OpKind::Sync { self.config.lying_sync_ppm } else { 0 };
+        let may_lie =
+            request.kind == OpKind::Sync && self.config.lying_sync_role.is_none_or(|role| role == request.role);
+        let lying_ppm = if may_lie { self.config.lying_sync_ppm } else { 0 };
         let certain = armed.is_none() && error_ppm == 0 && full_ppm == 0 && lying_ppm == 0;
         let mut dice = Dice::new(if steady && certain { 0 } else { draw() });
         let when = self.time(request, &mut dice);

@@ -231,6 +231,12 @@ impl<E: Clone + 'static> Fleet<E> {
         }
     }
 
+    /// The disk of a server that is down was swapped for another.
+    pub fn swap(&self, index: usize) {
+        let number = u32::try_from(index).expect("servers are numbered by u32");
+        self.run.system.swapped(number, self.hosts[index]);
+    }
+
     /// Servers whose disk is damaged or lost, by their numbers.
     pub fn lost(&self) -> BTreeSet<u32> {
         let losses = self.losses.borrow();

@@ -113,6 +113,7 @@ impl Planner<'_> {
         let mut limit = |range: Range| if range[1] > 0 && draws.below(2) == 0 { within(draws, range) } else { 0 };
         steady.iops_max = limit(spec.disk_iops_max);
         steady.bytes_per_s_max = limit(spec.disk_bytes_per_s_max);
+        steady.lying_sync_role = Some(Role::Log);
         steady.lying_sync_ppm = ppm(within(draws, spec.disk_lying_sync_ppm));
         steady.failed_sync_stays_readable = draws.below(100) < spec.disk_failed_sync_stays_readable;
         steady
@@ -163,7 +164,9 @@ impl Planner<'_> {
                 continue;
             }
             for nth in 0..within(&mut draws, family.count) {
-                let at = FAULTS_BEGIN_NS + draws.below(duration_ns.saturating_sub(FAULTS_BEGIN_NS).max(1));
+                // What ends the run's usefulness leaves time to ask what came of it.
+                let until_ns = if name == "store-lost-beyond" { duration_ns / 3 * 2 } else { duration_ns };
+                let at = FAULTS_BEGIN_NS + draws.below(until_ns.saturating_sub(FAULTS_BEGIN_NS).max(1));
                 let mut planned = self.fault(name, family, servers, (at, nth), &mut draws);
                 if let Some(role) = family.first.as_ref().filter(|_| nth == 0) {
                     planned.fault.aim_at(role);

@@ -78,7 +78,7 @@ pub struct WorldSpec {
     /// Writes, and bytes of them, that the disk takes per second. 0 = no limit; half of the runs have none.
     pub disk_iops_max: Range,
     pub disk_bytes_per_s_max: Range,
-    /// Calibration: chance per sync of doing nothing and saying that it succeeded.
+    /// Calibration: chance per sync of a log of doing nothing and saying that it succeeded.
     pub disk_lying_sync_ppm: Range,
     /// Calibration: chance in percent that in a run the data stays readable after a sync that failed.
     pub disk_failed_sync_stays_readable: u64,

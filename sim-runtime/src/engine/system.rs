@@ -106,6 +106,12 @@ pub trait System: 'static {
         let _ = (server, host);
     }
 
+    /// The disk of a server, which is down, holds something else than it did, and nobody was told: calibration, oracles must
+    /// find out.
+    fn swapped(&self, server: u32, host: HostId) {
+        let _ = (server, host);
+    }
+
     /// The engine announces a phase; the system may emit events of its own about it.
     fn phase(&self, phase: Phase) {
         let _ = phase;

@@ -64,6 +64,7 @@ impl<E: Clone + 'static> Nemesis<E> {
                     nemesis.ledger.injected("old-image", 1);
                     nemesis.take_down(index, down_ns, true);
                     disk.mount(image);
+                    nemesis.fleet.swap(index);
                     let nemesis = Rc::clone(&nemesis);
                     let reads = move || -> u64 {
                         crate::disk::Role::ALL.iter().map(|role| disk.counters().role(*role).reads).sum()
