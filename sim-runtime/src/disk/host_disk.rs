@@ -307,6 +307,7 @@ impl Disk {
     }
 
     /// Randomness for a storage engine on this disk: a function of host, boot and how much was asked for before.
+    #[cfg_attr(not(any(feature = "redb", feature = "sqlite")), expect(dead_code, reason = "for the adapters"))]
     pub(crate) fn fill_random(&self, out: &mut [u8]) {
         let mut state = self.shared.lock();
         let entity = world::entity(&[u64::from(state.host.0), u64::from(world::current().boot), state.random_draws]);
@@ -320,6 +321,7 @@ impl Disk {
     }
 
     /// What everybody who opened a file shares for as long as anyone does, kept by an adapter under a key of its own.
+    #[cfg_attr(not(any(feature = "redb", feature = "sqlite")), expect(dead_code, reason = "for the adapters"))]
     pub(crate) fn attachment<T: Any + Send + Sync>(&self, key: FileId, make: impl FnOnce() -> T) -> Arc<T> {
         let epoch = self.shared.lock().epoch;
         let mut attachments = lock(&self.shared.attachments);

@@ -80,6 +80,7 @@ pub(super) type Attachments = BTreeMap<(u64, FileId), Weak<dyn Any + Send + Sync
 
 pub(super) struct Shared {
     state: Mutex<State>,
+    #[cfg_attr(not(any(feature = "redb", feature = "sqlite")), expect(dead_code, reason = "for the adapters"))]
     pub attachments: Mutex<Attachments>,
 }
 
@@ -100,6 +101,7 @@ pub(super) struct State {
     pub recovered: Option<(u32, Nanos)>,
     pub power_losses: u64,
     /// How often an engine asked for randomness.
+    #[cfg_attr(not(any(feature = "redb", feature = "sqlite")), expect(dead_code, reason = "for the adapters"))]
     pub random_draws: u64,
     pub triggers: Vec<Trigger>,
     pub outcomes: Vec<PowerLossOutcome>,

@@ -9,8 +9,9 @@ use std::io;
 use serde::{Deserialize, Serialize};
 
 use super::config::Role;
+use super::device::fault;
 use super::file::{File, Interval, Nanos};
-use super::image::{Image, PAGE_BYTES};
+use super::image::{Image, PAGE_BYTES, SECTOR_BYTES};
 use super::names::{Entry, FileId, NameChange, Names, parent};
 use super::power_loss::{Choice, Pending, Toll};
 
@@ -249,6 +250,24 @@ impl Volume {
         let pending = copy.pending(at);
         copy.lose_power(at, &pending, &Choice::none(&pending));
         copy
+    }
+
+    /// Flips one bit of a named file, on the platter and for readers. `false` where the file has none, or where its sector has
+    /// un-synced bytes.
+    pub fn flip_bit(&mut self, path: &str, byte: u64, bit: u32) -> bool {
+        let Some(id) = self.lookup(path) else { return false };
+        let file = self.file_mut(id);
+        let sector = byte / SECTOR_BYTES;
+        let mut bytes = file.persisted().sector(sector);
+        bytes[usize::try_from(byte % SECTOR_BYTES).expect("within a sector")] ^= 1 << (bit % 8);
+        file.spoil(sector, &bytes, fault::BIT_ROT)
+    }
+
+    /// Makes one sector of a named file unreadable. `false` if there is no such file.
+    pub fn lose_sector(&mut self, path: &str, sector: u64) -> bool {
+        let Some(id) = self.lookup(path) else { return false };
+        self.file_mut(id).defects.add_latent(sector);
+        true
     }
 
     /// Makes the files of a role unusable: the first page of each is noise.
