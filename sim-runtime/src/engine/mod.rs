@@ -7,6 +7,7 @@
 //! - [`disk_faults`]: what happens to disks
 //! - [`coverage`]: which assertion and fault sites were visited
 //! - [`oracle`]: judges of a run; [`run`]: where servers and clients leave what they did
+//! - [`mod@shrink`]: from a failing plan to a small one
 //! - [`record`], [`report`]: what a run hands back; [`listing`]: what can be run, by name
 pub mod coverage;
 pub mod disk_faults;
@@ -21,6 +22,7 @@ pub mod planner;
 pub mod record;
 pub mod report;
 pub mod run;
+pub mod shrink;
 pub mod simulation;
 pub mod spec;
 mod surroundings;
