@@ -244,6 +244,12 @@ impl Volume {
         files.map(|(_, id)| (id, self.file(id).durable_at(at))).collect()
     }
 
+    /// The named files of a role as readers see them, by path.
+    pub fn contents_by_role(&self, role: Role) -> BTreeMap<String, Image> {
+        let files = self.named_files().into_iter().filter(|(_, id)| self.role(*id) == role);
+        files.map(|(path, id)| (path, self.file(id).current().clone())).collect()
+    }
+
     /// What a power loss at `at` would surely leave, as a disk of its own.
     pub fn durable_copy(&self, at: Nanos) -> Volume {
         let mut copy = self.clone();

@@ -26,6 +26,8 @@ pub enum DiskFault {
     StoreLost { target: String, how: Loss, down_ns: Nanos, beyond: bool },
     /// The machine comes back with the disk as it was `age_ns` before: a restored image. Calibration.
     OldImage { target: String, age_ns: Nanos, down_ns: Nanos },
+    /// On every server a sync of a log says with this chance, in millionths, that it succeeded, and does nothing. Calibration.
+    LyingSync { ppm: u32, for_ns: Nanos },
 }
 
 /// How a store is lost.
@@ -49,6 +51,7 @@ pub const FAMILIES: &[&str] = &[
     "store-lost",
     "store-lost-beyond",
     "old-image",
+    "lying-sync",
 ];
 
 impl DiskFault {
@@ -60,26 +63,29 @@ impl DiskFault {
             DiskFault::StoreLost { beyond: false, .. } => "store-lost",
             DiskFault::StoreLost { beyond: true, .. } => "store-lost-beyond",
             DiskFault::OldImage { .. } => "old-image",
+            DiskFault::LyingSync { .. } => "lying-sync",
         }
     }
 
-    pub fn target(&self) -> &String {
+    pub fn target(&self) -> Option<&String> {
         match self {
             DiskFault::Full { target, .. }
             | DiskFault::Damage { target, .. }
             | DiskFault::PowerLossTwice { target, .. }
             | DiskFault::StoreLost { target, .. }
-            | DiskFault::OldImage { target, .. } => target,
+            | DiskFault::OldImage { target, .. } => Some(target),
+            DiskFault::LyingSync { .. } => None,
         }
     }
 
-    pub fn target_mut(&mut self) -> &mut String {
+    pub fn target_mut(&mut self) -> Option<&mut String> {
         match self {
             DiskFault::Full { target, .. }
             | DiskFault::Damage { target, .. }
             | DiskFault::PowerLossTwice { target, .. }
             | DiskFault::StoreLost { target, .. }
-            | DiskFault::OldImage { target, .. } => target,
+            | DiskFault::OldImage { target, .. } => Some(target),
+            DiskFault::LyingSync { .. } => None,
         }
     }
 }
@@ -93,7 +99,7 @@ pub(super) struct Draws<'a> {
     /// A role that was drawn.
     pub target: String,
     pub for_ns: Nanos,
-    /// In the unit of the family: bytes of slack, sectors.
+    /// In the unit of the family: bytes of slack, sectors, ms of age, ppm.
     pub strength: u64,
 }
 
@@ -134,6 +140,7 @@ pub(super) fn draw(family: &str, draws: Draws<'_>) -> Option<DiskFault> {
             let target = if beyond { format!("Server({})", nth % u64::from(servers.max(1))) } else { target };
             DiskFault::StoreLost { target, how, down_ns: for_ns, beyond }
         }
+        "lying-sync" => DiskFault::LyingSync { ppm: u32::try_from(strength).unwrap_or(u32::MAX), for_ns },
         "old-image" => DiskFault::OldImage { target, age_ns: strength.saturating_mul(1_000_000), down_ns: for_ns },
         _ => return None,
     })

@@ -166,7 +166,11 @@ impl Fault {
             | Fault::Stop { target, .. }
             | Fault::PowerLoss { target, .. }
             | Fault::DiskError { target, .. } => *target = role.to_owned(),
-            Fault::Disk(fault) => *fault.target_mut() = role.to_owned(),
+            Fault::Disk(fault) => {
+                if let Some(target) = fault.target_mut() {
+                    *target = role.to_owned();
+                }
+            }
             Fault::ClusterPowerLoss { .. } | Fault::Partition { .. } | Fault::Loss { .. } | Fault::Latency { .. } => {}
         }
     }
@@ -178,7 +182,7 @@ impl Fault {
             | Fault::Stop { target, .. }
             | Fault::PowerLoss { target, .. }
             | Fault::DiskError { target, .. } => Some(target),
-            Fault::Disk(fault) => Some(fault.target()),
+            Fault::Disk(fault) => fault.target().map(String::as_str),
             _ => None,
         }
     }

@@ -113,8 +113,6 @@ impl Planner<'_> {
         let mut limit = |range: Range| if range[1] > 0 && draws.below(2) == 0 { within(draws, range) } else { 0 };
         steady.iops_max = limit(spec.disk_iops_max);
         steady.bytes_per_s_max = limit(spec.disk_bytes_per_s_max);
-        steady.lying_sync_role = Some(Role::Log);
-        steady.lying_sync_ppm = ppm(within(draws, spec.disk_lying_sync_ppm));
         steady.failed_sync_stays_readable = draws.below(100) < spec.disk_failed_sync_stays_readable;
         steady
     }

@@ -78,8 +78,6 @@ pub struct WorldSpec {
     /// Writes, and bytes of them, that the disk takes per second. 0 = no limit; half of the runs have none.
     pub disk_iops_max: Range,
     pub disk_bytes_per_s_max: Range,
-    /// Calibration: chance per sync of a log of doing nothing and saying that it succeeded.
-    pub disk_lying_sync_ppm: Range,
     /// Calibration: chance in percent that in a run the data stays readable after a sync that failed.
     pub disk_failed_sync_stays_readable: u64,
 }
@@ -102,7 +100,6 @@ impl Default for WorldSpec {
             disk_stall_ms: [0, 0],
             disk_iops_max: [0, 0],
             disk_bytes_per_s_max: [0, 0],
-            disk_lying_sync_ppm: [0, 0],
             disk_failed_sync_stays_readable: 0,
         }
     }
@@ -120,7 +117,7 @@ pub struct FamilySpec {
     #[serde(default)]
     pub for_ms: Range,
     /// Strength, in the unit of the family: ppm of loss, us of latency, bytes left on a full disk, damaged sectors, ms of
-    /// an image's age.
+    /// an image's age, ppm of lies.
     #[serde(default)]
     pub strength: Range,
     /// The role that the first fault hits, at a time: so that every run with this family has such a fault.
@@ -187,6 +184,7 @@ impl Spec {
             "disk-full" => [0, 20_000],
             "latent-sector" | "bit-rot" | "lost-write" | "misdirected-write" => [1, 8],
             "old-image" => [1_000, 3_000],
+            "lying-sync" => [200_000, 600_000],
             _ => [0, 0],
         };
         self.faults.insert(family.to_owned(), FamilySpec { chance: 100, count, for_ms, strength, first: None });
@@ -220,7 +218,6 @@ impl Spec {
             ("world.disk_stall_ms", world.disk_stall_ms),
             ("world.disk_iops_max", world.disk_iops_max),
             ("world.disk_bytes_per_s_max", world.disk_bytes_per_s_max),
-            ("world.disk_lying_sync_ppm", world.disk_lying_sync_ppm),
         ];
         for workload in self.workloads.values() {
             ranges.push(("clients", workload.clients));

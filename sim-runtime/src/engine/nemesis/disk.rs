@@ -3,14 +3,17 @@
 use std::rc::Rc;
 
 use super::Nemesis;
-use crate::disk::{Disk, Moment, fault};
+use crate::disk::{Disk, DiskConfig, Moment, Role, Volume, fault};
 use crate::engine::disk_faults::{DiskFault, Loss};
 use crate::engine::plan::Fault;
 use crate::world::{self, Nanos, Purpose};
 
 impl<E: Clone + 'static> Nemesis<E> {
     pub(super) fn act_on_disk(self: &Rc<Self>, planned: &DiskFault) {
-        let Some(index) = self.fleet.resolve(planned.target()) else {
+        if let DiskFault::LyingSync { ppm, for_ns } = planned {
+            return self.lie(*ppm, *for_ns);
+        }
+        let Some(index) = planned.target().and_then(|target| self.fleet.resolve(target)) else {
             return;
         };
         let family = planned.family();
@@ -63,20 +66,35 @@ impl<E: Clone + 'static> Nemesis<E> {
                     }
                     nemesis.ledger.injected("old-image", 1);
                     nemesis.take_down(index, down_ns, true);
+                    let log = |volume: &Volume| volume.contents_by_role(Role::Log);
+                    nemesis.ledger.noticed("old-image", u64::from(log(&disk.volume()) != log(&image)));
                     disk.mount(image);
                     nemesis.fleet.swap(index);
-                    let nemesis = Rc::clone(&nemesis);
-                    let reads = move || -> u64 {
-                        crate::disk::Role::ALL.iter().map(|role| disk.counters().role(*role).reads).sum()
-                    };
-                    let before = reads();
-                    let undone = Rc::clone(&nemesis);
-                    nemesis.undo(down_ns + RECOVERY_NS, move || {
-                        undone.ledger.noticed("old-image", u64::from(reads() > before));
-                    });
                 });
             }
+            DiskFault::LyingSync { .. } => {}
         }
+    }
+
+    fn lie(self: &Rc<Self>, ppm: u32, for_ns: Nanos) {
+        self.ledger.injected("lying-sync", 1);
+        let disks: Vec<Disk> = self.fleet.hosts.iter().map(|host| Disk::of(*host)).collect();
+        let lies = |disks: &[Disk]| -> u64 {
+            let counts = disks.iter().map(Disk::counters);
+            counts.map(|counters| counters.faults.get(fault::LYING_SYNC).map_or(0, |count| count.injected)).sum()
+        };
+        let set = |disks: &[Disk], lying_sync_ppm| {
+            for disk in disks {
+                disk.set_config(DiskConfig { lying_sync_ppm, lying_sync_role: Some(Role::Log), ..disk.config() });
+            }
+        };
+        let before = lies(&disks);
+        set(&disks, ppm);
+        let nemesis = Rc::clone(self);
+        self.undo(for_ns, move || {
+            set(&disks, 0);
+            nemesis.ledger.noticed("lying-sync", u64::from(lies(&disks) > before));
+        });
     }
 
     fn full(self: &Rc<Self>, index: usize, slack_bytes: u64, moves: u64, for_ns: Nanos) {
