@@ -46,7 +46,8 @@ impl<E: Clone + 'static> Nemesis<E> {
                 });
             }
             DiskFault::StoreLost { how, down_ns, beyond, .. } => {
-                if *beyond || self.fleet.reserve_loss(index) {
+                let known = self.fleet.lost().contains(&u32::try_from(index).expect("servers are numbered by u32"));
+                if !known && (*beyond || self.fleet.reserve_loss(index)) {
                     self.ledger.injected(family, 1);
                     self.take_down(index, *down_ns, false);
                     match how {
