@@ -114,8 +114,7 @@ async fn opened(volume: Volume) -> Option<Known> {
         }
     })
     .await;
-    let found = found.lock().expect("free").take();
-    found
+    found.lock().expect("free").take()
 }
 
 /// Refused and harmless cases by file.

@@ -20,7 +20,7 @@ impl<T: Trial> Shrinker<'_, T> {
 
     /// Everything of one kind, before parts of it are tried: often it never mattered.
     pub(super) fn simplify_at_once(&mut self) {
-        let quiet = WorldKnobs { disk: self.best.plan.world.disk.clone(), ..WorldKnobs::quiet() };
+        let quiet = WorldKnobs { disk: self.best.plan.world.disk, ..WorldKnobs::quiet() };
         self.take(Plan { world: WorldKnobs::quiet(), ..self.best.plan.clone() });
         self.take(Plan { world: quiet, ..self.best.plan.clone() });
         for list in [&FaultPoints as &dyn List, &Knobs(self.knobs), &Faults, &Clients] {
@@ -50,7 +50,7 @@ impl<T: Trial> Shrinker<'_, T> {
             |world, quiet| world.order.clone_from(&quiet.order),
             |world, quiet| (world.hold_ppm, world.hold_ns_max) = (quiet.hold_ppm, quiet.hold_ns_max),
             |world, quiet| world.network = quiet.network.clone(),
-            |world, quiet| world.disk = quiet.disk.clone(),
+            |world, quiet| world.disk = quiet.disk,
         ];
         for calm in parts {
             let mut candidate = self.best.plan.clone();
