@@ -37,6 +37,8 @@ pub enum Command {
     List(ListArguments),
     /// Look for every planted bug
     Mutants(MutantsArguments),
+    /// Time a fixed amount of work: pingpong, raft-memory, raft-real, default
+    Bench(BenchArguments),
 }
 
 /// What to simulate and where to leave what failed.
@@ -143,6 +145,25 @@ pub struct MutantsArguments {
     /// Runs at a time [default: one per core]
     #[arg(long, value_name = "J")]
     pub jobs: Option<NonZeroUsize>,
+    /// Print one JSON object to stdout and everything else to stderr
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct BenchArguments {
+    /// pingpong, raft-memory, raft-real or default
+    #[arg(value_name = "NAME")]
+    pub bench: String,
+    /// Seed to run, any u64; of `default` the first
+    #[arg(long, value_name = "N", default_value_t = 1, allow_negative_numbers = true)]
+    pub seed: u64,
+    /// Runs, of which the median counts
+    #[arg(long, value_name = "K", default_value = "3")]
+    pub runs: NonZeroUsize,
+    /// Seeds that one run of `default` consists of
+    #[arg(long, value_name = "N", default_value_t = 10)]
+    pub seeds: u64,
     /// Print one JSON object to stdout and everything else to stderr
     #[arg(long)]
     pub json: bool,

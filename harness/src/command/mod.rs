@@ -1,6 +1,7 @@
 //! One file per command.
 
 mod attempt;
+pub mod bench;
 pub mod list;
 pub mod mutants;
 pub mod replay;
@@ -28,6 +29,7 @@ pub fn execute(subject: &Subject, command: Command) -> Result<Exit, UsageError> 
         Command::Replay(arguments) => replay::execute(subject, &arguments),
         Command::List(arguments) => list::execute(subject, &arguments),
         Command::Mutants(arguments) => mutants::execute(subject, &arguments),
+        Command::Bench(arguments) => bench::execute(subject, &arguments),
     }
 }
 

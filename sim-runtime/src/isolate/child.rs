@@ -71,11 +71,13 @@ fn answer(run: Run, request: &RunRequest, limits: &Limits) -> io::Result<Answer>
     let thread =
         thread::Builder::new().name("simulation".to_owned()).stack_size(limits.stack_bytes).spawn(move || {
             escape::seed_hash_keys(seed);
+            escape::confine()?;
             let record = run(&request);
-            (record, escape::taken())
+            io::Result::Ok((record, escape::taken()))
         })?;
     Ok(match thread.join() {
-        Ok((mut record, escapes)) => {
+        Ok(Err(refused)) => return Err(refused),
+        Ok(Ok((mut record, escapes))) => {
             blame_escapes(&mut record, escapes);
             Answer::Record(Box::new(record))
         }
