@@ -305,6 +305,7 @@ fn subject(request: &RunRequest) -> RunRecord {
             sim_time_ns: None,
             wall_time_ms: 0,
             cpu_time_ms: 0,
+            memory_peak_kib: 0,
             ops: None,
             faults: None,
             assertions: None,

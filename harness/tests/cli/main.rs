@@ -2,6 +2,7 @@
 //! wrong in every way.
 
 mod artifacts;
+mod leaks;
 mod listing;
 mod program;
 mod running;

@@ -69,6 +69,7 @@ impl Death {
             libc::SIGABRT if stderr.contains("has overflowed its stack") => Death::StackOverflow,
             libc::SIGABRT if stderr.contains("memory allocation of") => Death::OutOfMemory,
             libc::SIGABRT => escape(stderr).unwrap_or(Death::Abort),
+            signal @ libc::SIGALRM => escape(stderr).unwrap_or(Death::Killed { signal }),
             // glibc blocks signals while it starts a thread or a process; then the filter cannot report.
             libc::SIGSYS => Death::Escape { call: "raw system call with signals blocked".to_owned() },
             libc::SIGXCPU => Death::EndlessLoop,
@@ -78,9 +79,9 @@ impl Death {
     }
 }
 
-/// The last line of the report that the filter makes.
+/// What the filter reports, before and after its backtrace.
 fn escape(stderr: &str) -> Option<Death> {
-    let call = stderr.lines().next_back()?.strip_prefix(ESCAPE)?;
+    let call = stderr.lines().rev().find_map(|line| line.strip_prefix(ESCAPE))?;
     Some(Death::Escape { call: call.to_owned() })
 }
 

@@ -1,9 +1,9 @@
 //! What will happen when: timers, deliveries, world actions, releases of held tasks, ends of blocking sections.
 //!
 //! Ordered by deadline; ties by a hash of (seed, stable entity), like ready tasks. Most timers guard something that comes
-//! in time and are cancelled long before they are due, so ordering all entries would be wasted work: only those of the
-//! next 2^20 ns are in a heap; those of the next second wait unordered, by the millisecond, and are ordered when their
-//! time comes; later ones are in a heap of their own.
+//! in time and are cancelled long before they are due, so ordering all entries would be wasted work: only those of one
+//! slice of time are in a heap; those of the slices of the next second wait in lists, unordered, and are ordered when
+//! their time comes; later ones are in a heap of their own.
 //!
 //! Cancelling is lazy: a stale entry is dropped when its time comes, or when stale entries are the majority and all are
 //! swept at once. It is never returned, so nobody can tell.
@@ -70,19 +70,30 @@ impl Ord for Due {
 /// Below this many stale entries sweeping is not worth it.
 const SWEEP_MIN: usize = 4096;
 
-/// A slice of time is 2^20 ns.
-const SLICE_BITS: u32 = 20;
+/// A slice of time is 2^18 ns.
+const SLICE_BITS: u32 = 18;
 /// Slices that wait unordered: 1.07 s of them.
-const SLICES: usize = 1024;
+const SLICES: usize = 4096;
 const WORD_BITS: usize = 64;
+/// The end of a list.
+const END: u32 = u32::MAX;
+
+/// An entry that waits, and the one after it in its slice or among the free ones.
+#[derive(Clone, Copy, Debug)]
+struct Node {
+    due: Due,
+    next: u32,
+}
 
 #[derive(Debug)]
 pub(crate) struct Agenda {
     /// Entries of `slice` and before it, ordered.
     near: BinaryHeap<Reverse<Due>>,
     slice: u64,
-    /// Entries of the slices after `slice`, each at its number modulo [`SLICES`].
-    waiting: Vec<Vec<Due>>,
+    /// First node of the slices after `slice`, each at its number modulo [`SLICES`].
+    waiting: Vec<u32>,
+    nodes: Vec<Node>,
+    free: u32,
     /// One bit per element of `waiting`: whether it has entries.
     occupied: [u64; SLICES / WORD_BITS],
     /// Entries later than that when they were added.
@@ -97,7 +108,9 @@ impl Default for Agenda {
         Agenda {
             near: BinaryHeap::new(),
             slice: 0,
-            waiting: vec![Vec::new(); SLICES],
+            waiting: vec![END; SLICES],
+            nodes: Vec::new(),
+            free: END,
             occupied: [0; SLICES / WORD_BITS],
             far: BinaryHeap::new(),
             sequence: 0,
@@ -119,7 +132,8 @@ impl Agenda {
         } else if ahead < SLICES as u64 {
             let place = place_of(due.slice());
             self.occupied[place / WORD_BITS] |= 1 << (place % WORD_BITS);
-            self.waiting[place].push(due);
+            let node = Node { due, next: self.waiting[place] };
+            self.waiting[place] = self.store(node);
         } else {
             self.far.push(Reverse(due));
         }
@@ -160,18 +174,44 @@ impl Agenda {
         let far = self.far.peek().map(|Reverse(due)| due.slice());
         self.slice = waiting.into_iter().chain(far).min()?;
         if waiting == Some(self.slice) {
-            let place = place_of(self.slice);
-            self.occupied[place / WORD_BITS] &= !(1 << (place % WORD_BITS));
-            let before = self.waiting[place].len();
-            self.near.extend(self.waiting[place].drain(..).filter(|due| is_live(due)).map(Reverse));
-            let dropped = before - self.near.len();
-            self.len -= dropped;
-            self.stale = self.stale.saturating_sub(dropped);
+            let mut index = self.take_list(place_of(self.slice));
+            while let Some(&Node { due, next }) = self.nodes.get(index as usize) {
+                self.release(index);
+                if is_live(&due) {
+                    self.near.push(Reverse(due));
+                } else {
+                    self.len -= 1;
+                    self.stale = self.stale.saturating_sub(1);
+                }
+                index = next;
+            }
         }
         while self.far.peek().is_some_and(|Reverse(due)| due.slice() == self.slice) {
             self.near.extend(self.far.pop());
         }
         Some(())
+    }
+
+    #[inline]
+    fn store(&mut self, node: Node) -> u32 {
+        if let Some(free) = self.nodes.get_mut(self.free as usize) {
+            let index = std::mem::replace(&mut self.free, free.next);
+            *free = node;
+            return index;
+        }
+        self.nodes.push(node);
+        u32::try_from(self.nodes.len() - 1).expect("fewer than 2^32 entries wait at once")
+    }
+
+    fn release(&mut self, index: u32) {
+        self.nodes[index as usize].next = self.free;
+        self.free = index;
+    }
+
+    /// Empties a slice; the first of its nodes.
+    fn take_list(&mut self, place: usize) -> u32 {
+        self.occupied[place / WORD_BITS] &= !(1 << (place % WORD_BITS));
+        std::mem::replace(&mut self.waiting[place], END)
     }
 
     /// The next slice with entries that wait unordered.
@@ -205,11 +245,18 @@ impl Agenda {
         self.near.retain(|Reverse(due)| is_live(due));
         self.far.retain(|Reverse(due)| is_live(due));
         self.len = self.near.len() + self.far.len();
-        for (place, waiting) in self.waiting.iter_mut().enumerate() {
-            waiting.retain(&is_live);
-            self.len += waiting.len();
-            if waiting.is_empty() {
-                self.occupied[place / WORD_BITS] &= !(1 << (place % WORD_BITS));
+        for place in 0..SLICES {
+            let mut index = self.take_list(place);
+            while let Some(&Node { due, next }) = self.nodes.get(index as usize) {
+                if is_live(&due) {
+                    self.nodes[index as usize].next = self.waiting[place];
+                    self.waiting[place] = index;
+                    self.occupied[place / WORD_BITS] |= 1 << (place % WORD_BITS);
+                    self.len += 1;
+                } else {
+                    self.release(index);
+                }
+                index = next;
             }
         }
         self.stale = 0;

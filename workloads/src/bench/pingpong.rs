@@ -33,10 +33,10 @@ const OPENED: u16 = 200;
 type Waiting = Arc<Mutex<BTreeMap<u64, oneshot::Sender<()>>>>;
 
 fn frame(number: u64, id: u64) -> Vec<u8> {
-    let mut bytes = vec![0; FRAME_BYTES];
-    bytes[..8].copy_from_slice(&number.to_le_bytes());
-    bytes[8..16].copy_from_slice(&id.to_le_bytes());
-    bytes
+    let mut frame = [0; FRAME_BYTES];
+    frame[..8].copy_from_slice(&number.to_le_bytes());
+    frame[8..16].copy_from_slice(&id.to_le_bytes());
+    frame.to_vec()
 }
 
 fn word(bytes: &[u8], at: usize) -> u64 {
