@@ -21,6 +21,13 @@ pub struct Failure {
     pub artifact: Option<String>,
 }
 
+/// A seed that says nothing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Doubt {
+    pub seed: u64,
+    pub reasons: Vec<String>,
+}
+
 /// Property of a seed that gave two different runs.
 pub const DETERMINISM: &str = "determinism";
 
@@ -35,6 +42,7 @@ pub struct Tally {
     /// Seeds run again with the same result.
     pub verified: u64,
     pub failures: Vec<Failure>,
+    pub doubts: Vec<Doubt>,
     pub coverage: Coverage,
     /// Every property that any run violated.
     fired: BTreeSet<String>,
@@ -57,6 +65,7 @@ pub struct SweepReport<'a> {
     failed: u64,
     inconclusive: u64,
     failures: &'a [Failure],
+    doubts: &'a [Doubt],
     coverage: CoverageReport,
     power_loss: SummedPowerLoss,
     ops: Ops,
@@ -86,6 +95,7 @@ impl Tally {
             inconclusive: 0,
             verified: 0,
             failures: Vec::new(),
+            doubts: Vec::new(),
             coverage,
             fired: BTreeSet::new(),
             power_loss: PowerLossReport::default(),
@@ -105,7 +115,10 @@ impl Tally {
         match (&failure, report.verdict) {
             (Some(_), _) | (None, Verdict::Fail) => self.failed += 1,
             (None, Verdict::Pass) => self.passed += 1,
-            (None, Verdict::Inconclusive) => self.inconclusive += 1,
+            (None, Verdict::Inconclusive) => {
+                self.inconclusive += 1;
+                self.doubts.push(Doubt { seed: report.seed, reasons: report.doubts.clone() });
+            }
         }
         self.fired.extend(report.violations.iter().map(|violation| violation.property.clone()));
         if let Some(failure) = failure {
@@ -190,6 +203,7 @@ impl Tally {
             failed: self.failed,
             inconclusive: self.inconclusive,
             failures: &self.failures,
+            doubts: &self.doubts,
             coverage: self.coverage.report(),
             power_loss: SummedPowerLoss { sum: self.power_loss, runs_lost_then_served: self.runs_lost_then_served },
             ops: self.ops,

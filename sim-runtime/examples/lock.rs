@@ -190,7 +190,7 @@ impl Oracle<Event> for MutualExclusion {
 pub fn simulation(syncs: bool) -> Simulation<Event> {
     let spec = Spec::quiet("lock", 1, 10)
         .with_workload("contenders", [2, 5], [10, 10])
-        .with_faults("crash", [0, 3], [1, 30])
+        .with_faults("crash", [0, 3], [20, 200])
         .with_faults("power-loss", [1, 4], [1, 30])
         .with_faults("partition", [0, 3], [50, 500])
         .with_faults("loss", [0, 2], [100, 1000]);

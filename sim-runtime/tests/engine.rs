@@ -52,6 +52,13 @@ fn another_key_is_another_run_of_the_same_plan() {
     plan.key += 1;
     let after = run(&simulation, 7, Some(&plan));
     assert_ne!(before.report.digest, after.report.digest);
+    assert_eq!(after.report.digest, run(&simulation, 7, Some(&plan)).report.digest);
+    // Faults with a time of their own happen under every key.
+    let faults = |record: &RunRecord, kind: &str| record.report.faults.as_ref().expect("the run lived")[kind].injected;
+    for kind in ["partition", "loss"] {
+        assert_eq!(faults(&before, kind), faults(&after, kind), "{kind}");
+    }
+    assert_eq!((before.report.verdict, after.report.verdict), (Verdict::Pass, Verdict::Pass));
     for part in ["clients", "faults", "world"] {
         assert_eq!(before.plan[part], after.plan[part], "{part}");
     }
@@ -67,15 +74,14 @@ fn faults_are_counted_and_noticed() {
             noticed += count.noticed;
         }
     }
-    // A crash of a few ms often meets no message; that is what noticing is for.
-    assert!(injected >= 20 && noticed * 3 > injected, "{noticed} of {injected} faults were noticed");
+    assert!(injected >= 20 && noticed * 2 > injected, "{noticed} of {injected} faults were noticed");
 }
 
 #[test]
 fn a_quiet_run_injects_nothing() {
     let spec = Spec::quiet("lock", 1, 5).with_workload("contenders", [3, 3], [10, 10]);
     let record = run(&lock::simulation_of(spec, true), 1, None);
-    assert_eq!(record.report.verdict, Verdict::Pass, "{:?} {:?}", record.report.violations, record.summary);
+    assert_eq!(record.report.verdict, Verdict::Pass, "{:?}", record.report);
     for (kind, count) in record.report.faults.expect("the run lived") {
         assert_eq!((count.injected, count.noticed), (0, 0), "{kind}");
     }
@@ -86,7 +92,11 @@ fn an_oracle_that_judged_nothing_makes_the_run_inconclusive() {
     let spec = Spec::quiet("lock", 1, 1).with_workload("contenders", [0, 0], [10, 10]);
     let record = run(&lock::simulation_of(spec, true), 1, None);
     assert_eq!(record.report.verdict, Verdict::Inconclusive);
-    assert!(record.summary.iter().any(|line| line.contains("mutual-exclusion judged nothing")), "{:?}", record.summary);
+    assert!(
+        record.report.doubts.iter().any(|line| line.contains("mutual-exclusion judged nothing")),
+        "{:?}",
+        record.report
+    );
 }
 
 #[test]

@@ -300,6 +300,7 @@ fn subject(request: &RunRequest) -> RunRecord {
             spec: request.spec.clone(),
             verdict: Verdict::Pass,
             violations: Vec::new(),
+            doubts: Vec::new(),
             digest: Some("0".repeat(32)),
             events: None,
             sim_time_ns: None,

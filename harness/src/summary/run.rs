@@ -32,6 +32,9 @@ pub fn render(shown: &Shown<'_>) -> String {
         let (label, text) = labelled(line);
         page.entry(label, text);
     }
+    for doubt in &report.doubts {
+        page.entry("doubt", doubt);
+    }
     time(&mut page, report);
     if let Some(ops) = &report.ops {
         page.entry("operations", &operations(ops));

@@ -13,6 +13,8 @@ use crate::tally::{Failure, Tally};
 
 /// Failing seeds listed per property.
 const SEEDS_MAX: usize = 5;
+/// Inconclusive seeds listed with their reasons.
+const DOUBTS_MAX: usize = 20;
 /// Unreached sites listed.
 const SITES_MAX: usize = 60;
 
@@ -30,6 +32,7 @@ pub fn render(tally: &Tally, wall_time: Duration, request: &RunRequest, wants_co
     page.entry("throughput", &throughput(tally, wall_time));
     calibration(&mut page, tally);
     coverage(&mut page, tally);
+    doubts(&mut page, tally);
     failures(&mut page, tally, request);
     page.finish()
 }
@@ -120,6 +123,20 @@ fn coverage(page: &mut Page, tally: &Tally) {
     }
     if report.unreached.len() > SITES_MAX {
         page.verbatim(&format!("… {} more", report.unreached.len() - SITES_MAX));
+    }
+}
+
+fn doubts(page: &mut Page, tally: &Tally) {
+    if tally.doubts.is_empty() {
+        return;
+    }
+    page.heading("Inconclusive");
+    for doubt in tally.doubts.iter().take(DOUBTS_MAX) {
+        page.paragraph(&format!("seed {}: {}", doubt.seed, doubt.reasons.join("; ")));
+    }
+    if tally.doubts.len() > DOUBTS_MAX {
+        let rest: Vec<String> = tally.doubts[DOUBTS_MAX..].iter().map(|doubt| doubt.seed.to_string()).collect();
+        page.paragraph(&format!("and seeds {}", rest.join(" ")));
     }
 }
 

@@ -139,6 +139,7 @@ fn record(request: &RunRequest, world: &World) -> RunRecord {
             spec: request.spec.clone(),
             verdict: Verdict::Pass,
             violations: Vec::new(),
+            doubts: Vec::new(),
             digest: Some(format!("{high:016x}{low:016x}")),
             events: Some(world.events()),
             sim_time_ns: None,

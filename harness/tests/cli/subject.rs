@@ -139,6 +139,7 @@ fn report(
         spec: request.spec.clone(),
         verdict,
         violations,
+        doubts: if verdict == Verdict::Inconclusive { vec!["too few steps".to_owned()] } else { Vec::new() },
         digest: Some(format!("{:032x}", trace.digest)),
         events: Some(steps),
         sim_time_ns: Some(steps * 1_000_000 + leak),

@@ -25,6 +25,9 @@ fn a_sweep_adds_up_and_never_stops_at_a_failure() {
     assert_eq!(seeds, [3, 7, 13, 17, 23, 27], "in the order of the seeds");
     assert_eq!(failures[0]["property"], json!("durability"));
     assert_eq!((&failures[1]["property"], &failures[1]["message"]), (&json!("process"), &json!("abort")));
+    let doubts: Vec<_> = value["doubts"].as_array().unwrap().iter().map(|doubt| doubt["seed"].clone()).collect();
+    assert_eq!(doubts, [json!(5), json!(15), json!(25)]);
+    assert_eq!(value["doubts"][0]["reasons"], json!(["too few steps"]));
     for failure in failures {
         assert!(desk.path(failure["artifact"].as_str().unwrap()).is_file());
     }
@@ -42,6 +45,7 @@ fn a_sweep_adds_up_and_never_stops_at_a_failure() {
         "FAIL  30 seeds from 0, spec mixed",
         "Violated durability: 3 seeds",
         "Violated process: 3 seeds",
+        "seed 15: too few steps",
         "replay target/harness/mixed-13.json",
     ] {
         assert!(called.stdout.contains(part), "{part:?} is missing in\n{}", called.stdout);

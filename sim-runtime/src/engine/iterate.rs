@@ -44,7 +44,7 @@ impl Sweep {
         }
         let inconclusive = u64::try_from(self.inconclusive.len()).unwrap_or(u64::MAX);
         if let Some(record) = self.inconclusive.first().filter(|_| inconclusive * 50 > self.seeds_run) {
-            let (seed, why) = (record.report.seed, record.summary.join("; "));
+            let (seed, why) = (record.report.seed, record.report.doubts.join("; "));
             panic!("{inconclusive} of {} runs are inconclusive, the first is seed {seed}: {why}", self.seeds_run);
         }
     }

@@ -6,6 +6,7 @@
 //! - [`fleet`]: servers, booted and killed; [`nemesis`]: faults, carried out; [`ledger`]: faults, counted
 //! - [`coverage`]: which assertion and fault sites were visited
 //! - [`oracle`]: judges of a run; [`run`]: where servers and clients leave what they did
+//! - [`mod@shrink`]: from a failing plan to a small one
 //! - [`record`], [`report`]: what a run hands back; [`listing`]: what can be run, by name
 pub mod coverage;
 pub mod fleet;
@@ -19,6 +20,7 @@ pub mod planner;
 pub mod record;
 pub mod report;
 pub mod run;
+pub mod shrink;
 pub mod simulation;
 pub mod spec;
 mod surroundings;

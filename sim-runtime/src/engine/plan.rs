@@ -51,6 +51,19 @@ pub struct WorldKnobs {
     pub disk: DiskConfig,
 }
 
+impl WorldKnobs {
+    /// No noise: every task runs when it is ready, messages and disks are quick and even.
+    pub fn quiet() -> WorldKnobs {
+        WorldKnobs {
+            order: "uniform".to_owned(),
+            hold_ppm: 0,
+            hold_ns_max: 0,
+            network: NetworkConfig::default(),
+            disk: DiskConfig::default(),
+        }
+    }
+}
+
 /// What one client does.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ClientPlan {

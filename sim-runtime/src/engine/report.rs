@@ -137,6 +137,9 @@ pub struct RunReport {
     pub spec: String,
     pub verdict: Verdict,
     pub violations: Vec<Violation>,
+    /// Why the run says too little to pass; empty when it passed.
+    #[serde(default)]
+    pub doubts: Vec<String>,
     /// 32 hex digits.
     pub digest: Option<String>,
     pub events: Option<u64>,

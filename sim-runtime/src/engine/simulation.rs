@@ -261,6 +261,7 @@ impl<E: Clone + 'static> Parts<E> {
             metrics: Some(metrics),
             artifact: None,
             violations,
+            doubts,
         };
         if let Some((_, nemesis)) = self.stage.borrow().as_ref() {
             nemesis.forget();
@@ -268,7 +269,7 @@ impl<E: Clone + 'static> Parts<E> {
         let history = if report.verdict == Verdict::Pass { Vec::new() } else { self.run.take_history() };
         RunRecord {
             plan: serde_json::to_value(&*self.plan).expect("a plan is plain data"),
-            summary: self.summary(&doubts),
+            summary: self.summary(),
             checkpoints: self.world.checkpoints(),
             events: self.world.trace(),
             history,
@@ -369,19 +370,17 @@ impl<E: Clone + 'static> Parts<E> {
         faults
     }
 
-    fn summary(&self, doubts: &[String]) -> Vec<String> {
+    fn summary(&self) -> Vec<String> {
         let plan = &self.plan;
         let ops: usize = plan.clients.iter().map(|client| client.ops.len()).sum();
-        let mut lines = vec![format!(
+        vec![format!(
             "{} servers, {} clients, {ops} operations planned, {} faults planned, {} live fault points, order {}",
             plan.servers,
             plan.clients.len(),
             plan.faults.len(),
             plan.buggify.live.len(),
             plan.world.order,
-        )];
-        lines.extend(doubts.iter().map(|doubt| format!("inconclusive: {doubt}")));
-        lines
+        )]
     }
 }
 

@@ -40,9 +40,9 @@ impl Outcome {
 fn of_the_dead(death: &Death, request: &RunRequest) -> RunRecord {
     let violation =
         Violation { property: death.property().to_owned(), message: death.to_string(), at_ns: None, node: None };
-    let (verdict, violations) = match death.is_failure() {
-        true => (Verdict::Fail, vec![violation]),
-        false => (Verdict::Inconclusive, Vec::new()),
+    let (verdict, violations, doubts) = match death.is_failure() {
+        true => (Verdict::Fail, vec![violation], Vec::new()),
+        false => (Verdict::Inconclusive, Vec::new(), vec![death.to_string()]),
     };
     RunRecord {
         report: RunReport {
@@ -51,6 +51,7 @@ fn of_the_dead(death: &Death, request: &RunRequest) -> RunRecord {
             spec: request.spec.clone(),
             verdict,
             violations,
+            doubts,
             digest: None,
             events: None,
             sim_time_ns: None,

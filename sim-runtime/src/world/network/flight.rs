@@ -183,21 +183,22 @@ impl Inner {
             return;
         }
         let bits = message.hash.0 as u64 * 8;
-        let copies = 1 + usize::from(dice.chance(config.duplicate_ppm));
-        for copy in 0..copies {
+        let twin = dice.chance(config.duplicate_ppm).then(|| message.copy());
+        counts.duplicated += u64::from(twin.is_some());
+        let mut launch = |mut message: InFlight, copy: u64| {
             let flight = Flight::draw(config, &mut dice, bits, counts);
-            let mut message = if copy + 1 < copies { message.copy() } else { std::mem::take(&mut message) };
-            if copy > 0 {
-                counts.duplicated += 1;
-            }
             if let Some(bit) = flight.corrupt_bit {
                 counts.corrupted += 1;
                 message.flip(bit);
             }
             let key = flying.insert(message);
             let at = sent_at.saturating_add(flight.latency).max(self.now.get());
-            let tie = hash::mix(self.salt ^ id, ordinal * 2 + copy as u64);
+            let tie = hash::mix(self.salt ^ id, ordinal * 2 + copy);
             self.agenda.borrow_mut().push(at, tie, Kind::Packet, key);
+        };
+        launch(message, 0);
+        if let Some(twin) = twin {
+            launch(twin, 1);
         }
     }
 
@@ -275,21 +276,6 @@ impl Inner {
             epoch: 0,
             sent_by: number,
         });
-    }
-}
-
-impl Default for InFlight {
-    fn default() -> InFlight {
-        InFlight {
-            from: HostId::DRIVER,
-            from_port: 0,
-            to: HostId::DRIVER,
-            to_port: 0,
-            payload: Payload::Refusal(0),
-            hash: (0, 0),
-            epoch: 0,
-            sent_by: NO_EVENT,
-        }
     }
 }
 
