@@ -5,7 +5,9 @@
 //! - [`kv`]: the workload over all commands and queries
 //! - [`event`]: what the oracles see; [`metrics`]: openraft's view, reduced to what is judged
 //! - [`scenario`]: scenarios of the corpus as tests
+//! - [`bench`]: fixed amounts of work, to be timed
 //! - [`mod@specs`]: the specs by name, and one run of one of them
+pub mod bench;
 pub mod cluster;
 pub mod config;
 pub mod env;
