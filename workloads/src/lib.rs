@@ -6,7 +6,10 @@
 //! - [`kv`]: the workload over all commands and queries
 //! - [`membership`]: an operator who replaces lost machines; [`machines`]: which Raft node each machine is
 //! - [`event`]: what the oracles see; [`metrics`]: openraft's view, reduced to what is judged
+//! - [`scenario`]: scenarios of the corpus as tests
+//! - [`bench`]: fixed amounts of work, to be timed
 //! - [`mod@specs`]: the specs by name, and one run of one of them
+pub mod bench;
 pub mod byzantine;
 pub mod cluster;
 pub mod config;
@@ -18,6 +21,7 @@ pub mod machines;
 pub mod membership;
 pub mod metrics;
 pub mod oracles;
+pub mod scenario;
 pub mod specs;
 pub mod transport;
 

@@ -21,6 +21,8 @@ struct Machines {
     operator: Operator,
     /// Until then a change that takes a vote away may still be made.
     risk_until_ns: u64,
+    /// No node loses its vote for a while any more.
+    no_demotions: bool,
     /// What the operator met last.
     said: String,
 }
@@ -68,6 +70,20 @@ pub fn lose(server: u32) -> Option<NodeId> {
         machines.changed.insert(server, None);
     });
     node
+}
+
+/// A node's disk is damaged: it may never come back.
+pub fn damage(node: NodeId) {
+    MACHINES.with_borrow_mut(|machines| machines.lost.insert(node));
+}
+
+/// A machine will be lost: from now on every vote is needed.
+pub fn forbid_demotions() {
+    MACHINES.with_borrow_mut(|machines| machines.no_demotions = true);
+}
+
+pub fn are_demotions_forbidden() -> bool {
+    MACHINES.with_borrow(|machines| machines.no_demotions)
 }
 
 /// Whether a set of voters still has a quorum of nodes that are not lost when `node` is lost too.

@@ -146,7 +146,8 @@ impl Operator {
             OperatorOp::Demote { server } => {
                 let Some(id) = node(server) else { return machines::operator_risks(0) };
                 // Not while a machine is missing: the guards know only whom the leader heard of lately.
-                if duties::next(&status, &machines, &self.demoted).is_some() || !self.demoted.is_empty() {
+                let is_whole = duties::next(&status, &machines, &self.demoted).is_none() && self.demoted.is_empty();
+                if !is_whole || machines::are_demotions_forbidden() {
                     return machines::operator_risks(0);
                 }
                 let change = Change::Voters { add: BTreeSet::new(), remove: [id].into(), retain: true };
