@@ -41,6 +41,8 @@ pub enum Command {
     Shrink(ShrinkArguments),
     /// Keep scenarios that once failed
     Seeds(SeedsArguments),
+    /// Time a fixed amount of work: pingpong, raft-memory, raft-real, default
+    Bench(BenchArguments),
 }
 
 /// What to simulate and where to leave what failed.
@@ -173,6 +175,25 @@ pub struct ShrinkArguments {
     /// Write the scenario here, and the test beside it [default: FILE with `.small.json` at its end]
     #[arg(long, value_name = "FILE")]
     pub out: Option<PathBuf>,
+    /// Print one JSON object to stdout and everything else to stderr
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct BenchArguments {
+    /// pingpong, raft-memory, raft-real or default
+    #[arg(value_name = "NAME")]
+    pub bench: String,
+    /// Seed to run, any u64; of `default` the first
+    #[arg(long, value_name = "N", default_value_t = 1, allow_negative_numbers = true)]
+    pub seed: u64,
+    /// Runs, of which the median counts
+    #[arg(long, value_name = "K", default_value = "3")]
+    pub runs: NonZeroUsize,
+    /// Seeds that one run of `default` consists of
+    #[arg(long, value_name = "N", default_value_t = 10)]
+    pub seeds: u64,
     /// Print one JSON object to stdout and everything else to stderr
     #[arg(long)]
     pub json: bool,

@@ -4,7 +4,7 @@
 //! (`Leader`, `Follower(0)`) and for convergence. The view is outside all machines: it outlives a node that dies.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -43,6 +43,8 @@ struct View {
     /// Highest index that any node reported as committed, for sampling images at commits.
     committed: u64,
     commit_images: u32,
+    /// Servers whose node has served: from then on an empty data directory is a loss.
+    served: BTreeSet<u32>,
 }
 
 #[derive(Clone)]
@@ -125,9 +127,11 @@ impl System for AspenCluster {
         Box::pin(async move {
             let deadline = world::now_ns() + cluster.bound_ns;
             loop {
-                match apart(cluster.servers.len()).or_else(untended) {
+                match apart(cluster.servers.len(), &cluster.lost).or_else(untended) {
                     None => return Ok(()),
-                    Some(reason) if world::now_ns() > deadline => return Err(reason),
+                    Some(reason) if world::now_ns() > deadline => {
+                        return Err(untended().map_or(reason.clone(), |said| format!("{reason}; {said}")));
+                    }
                     Some(_) => world::sleep(POLL).await,
                 }
             }
@@ -155,19 +159,38 @@ impl System for AspenCluster {
 
     /// Only with an operator, and only if a quorum of every configuration that a running node knows is left.
     fn may_be_wiped(&self, server: u32) -> bool {
-        let Some(node) = machines::node_on(server).filter(|_| machines::is_tended()) else { return false };
-        VIEW.with_borrow(|view| {
-            let views =
-                view.nodes.values().flat_map(|seen| [&seen.metrics.membership, &seen.metrics.committed_membership]);
-            let mut sets = views.flat_map(|membership| &membership.voters).peekable();
-            sets.peek().is_some() && sets.all(|voters| machines::survives(voters, node))
-        })
+        machines::is_tended() && !machines::is_risky(world::now_ns()) && leaves_a_quorum(server)
     }
 
     fn wiped(&self, server: u32, host: HostId, boot: u32) {
+        VIEW.with_borrow_mut(|view| view.served.remove(&server));
         if let Some(node) = machines::lose(server) {
             run::emit_about(host, boot, Event::Spent { node });
         }
+    }
+
+    /// Where nobody changes the membership the engine's count suffices.
+    fn may_be_damaged(&self, server: u32) -> bool {
+        if !machines::is_tended() {
+            return true;
+        }
+        let is_possible = !machines::is_risky(world::now_ns()) && leaves_a_quorum(server);
+        if is_possible {
+            // It may happen at any time from now on, and the node stays away for good.
+            machines::forbid_demotions();
+        }
+        is_possible
+    }
+
+    fn damaged(&self, server: u32, host: HostId) {
+        if let Some(node) = machines::node_on(server) {
+            machines::damage(node);
+            run::emit_about(host, 0, Event::Damaged { node });
+        }
+    }
+
+    fn swapped(&self, server: u32, host: HostId) {
+        emit_image(server, host, 0, ImageReason::PowerLoss);
     }
 
     fn phase(&self, phase: Phase) {
@@ -228,7 +251,8 @@ async fn serve(mut server: Server<Event>, sample_images: bool) -> Exit {
     };
     server.emit(Event::Booted { node });
     let env = SimEnv::new(Some(node));
-    let config = config::node_config(&server, node);
+    let mut config = config::node_config(&server, node);
+    config.store.must_exist = VIEW.with_borrow(|view| view.served.contains(&server.index));
     let started = match Node::start(env, config).await {
         Ok(started) => started,
         Err(error) => return Exit::Failed(error.to_string()),
@@ -255,6 +279,7 @@ async fn serve(mut server: Server<Event>, sample_images: bool) -> Exit {
                 return;
             }
         }
+        VIEW.with_borrow_mut(|view| view.served.insert(server.index));
         server.emit(Event::Serving { node });
         server.serving();
     });
@@ -319,18 +344,20 @@ fn leader() -> Option<u32> {
     })
 }
 
-/// Why the cluster has not converged; `None` when it has.
-fn apart(servers: usize) -> Option<String> {
+/// Why the cluster has not converged; `None` when it has. Nodes on the `lost` servers may lead, but need not agree.
+fn apart(servers: usize, lost: &BTreeSet<u32>) -> Option<String> {
     VIEW.with_borrow(|view| {
-        if view.nodes.len() < servers {
-            return Some(format!("only {} of {servers} nodes run", view.nodes.len()));
+        let running: Vec<&NodeMetrics> = view.nodes.values().map(|seen| &seen.metrics).collect();
+        let core: Vec<&NodeMetrics> =
+            view.nodes.iter().filter(|(server, _)| !lost.contains(server)).map(|(_, seen)| &seen.metrics).collect();
+        if core.len() + lost.len() < servers {
+            return Some(format!("only {} of {} nodes run", core.len(), servers - lost.len()));
         }
-        let all: Vec<&NodeMetrics> = view.nodes.values().map(|seen| &seen.metrics).collect();
-        let leaders: Vec<_> = all.iter().filter(|metrics| metrics.role == Role::Leader).collect();
+        let leaders: Vec<_> = running.iter().filter(|metrics| metrics.role == Role::Leader).collect();
         let [leader] = leaders.as_slice() else {
             return Some(format!("{} nodes lead", leaders.len()));
         };
-        for metrics in &all {
+        for metrics in core {
             if metrics.leader != Some(leader.node) || metrics.term != leader.term {
                 return Some(format!("node {} does not follow node {}", metrics.node, leader.node));
             }
@@ -351,9 +378,19 @@ fn apart(servers: usize) -> Option<String> {
     })
 }
 
+/// Whether, without this server, a quorum is left of every configuration that a running node knows. Its node votes in all.
+fn leaves_a_quorum(server: u32) -> bool {
+    let Some(node) = machines::node_on(server) else { return false };
+    VIEW.with_borrow(|view| {
+        let views = view.nodes.values().flat_map(|seen| [&seen.metrics.membership, &seen.metrics.committed_membership]);
+        let mut sets = views.flat_map(|membership| &membership.voters).peekable();
+        sets.peek().is_some() && sets.all(|voters| voters.contains(&node) && machines::survives(voters, node))
+    })
+}
+
 /// Why the operator is not done, if there is one.
 fn untended() -> Option<String> {
-    machines::is_tended().then(|| "the operator is not done: not every machine is a voter, or others are".to_owned())
+    machines::is_tended().then(|| format!("the operator is not done: {}", machines::operator_said()))
 }
 
 /// Looks at a disk whose log is being truncated: soon after, when the tail must be gone, and while new entries take its

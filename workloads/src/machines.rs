@@ -19,6 +19,12 @@ struct Machines {
     /// Nodes that are gone with their disks.
     lost: BTreeSet<NodeId>,
     operator: Operator,
+    /// Until then a change that takes a vote away may still be made.
+    risk_until_ns: u64,
+    /// No node loses its vote for a while any more.
+    no_demotions: bool,
+    /// What the operator met last.
+    said: String,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -66,6 +72,20 @@ pub fn lose(server: u32) -> Option<NodeId> {
     node
 }
 
+/// A node's disk is damaged: it may never come back.
+pub fn damage(node: NodeId) {
+    MACHINES.with_borrow_mut(|machines| machines.lost.insert(node));
+}
+
+/// A machine will be lost: from now on every vote is needed.
+pub fn forbid_demotions() {
+    MACHINES.with_borrow_mut(|machines| machines.no_demotions = true);
+}
+
+pub fn are_demotions_forbidden() -> bool {
+    MACHINES.with_borrow(|machines| machines.no_demotions)
+}
+
 /// Whether a set of voters still has a quorum of nodes that are not lost when `node` is lost too.
 pub fn survives(voters: &BTreeSet<NodeId>, node: NodeId) -> bool {
     MACHINES.with_borrow(|machines| {
@@ -85,4 +105,24 @@ pub fn operator_ends() {
 /// An operator looks after the cluster.
 pub fn is_tended() -> bool {
     MACHINES.with_borrow(|machines| machines.operator == Operator::Working)
+}
+
+/// Until `until_ns` the operator's change may cost a quorum a member: no machine may be lost meanwhile.
+pub fn operator_risks(until_ns: u64) {
+    MACHINES.with_borrow_mut(|machines| machines.risk_until_ns = until_ns);
+}
+
+/// Whether such a change may be under way.
+pub fn is_risky(now_ns: u64) -> bool {
+    MACHINES.with_borrow(|machines| now_ns < machines.risk_until_ns)
+}
+
+/// The operator notes what happened, for whoever asks why the cluster is not whole.
+pub fn operator_notes(text: String) {
+    MACHINES.with_borrow_mut(|machines| machines.said = text);
+}
+
+/// The last note.
+pub fn operator_said() -> String {
+    MACHINES.with_borrow(|machines| machines.said.clone())
 }

@@ -103,7 +103,9 @@ impl<E: Env> Server<E> {
             }
             Change::RemoveLearner { id } => (ChangeMembers::RemoveNodes([id].into()), true, false),
             // No change of its own: openraft goes on from the joint configuration to its newer half.
-            Change::Finish => (ChangeMembers::AddVoterIds([].into()), false, false),
+            // Who leaves the voters stays on as a learner: the change may have wanted that, and if it did not, learners
+            // are easily removed.
+            Change::Finish => (ChangeMembers::AddVoterIds([].into()), true, false),
         };
         if buggify!(at "membership change waits before it is made", 0.2) {
             TypeConfig::<E>::sleep(Duration::from_millis(self.shared.config.raft.election_max_ms)).await;

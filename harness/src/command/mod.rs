@@ -1,6 +1,7 @@
 //! One file per command.
 
 mod attempt;
+pub mod bench;
 pub mod list;
 pub mod mutants;
 pub mod replay;
@@ -34,6 +35,7 @@ pub fn execute(subject: &Subject, command: Command) -> Result<Exit, UsageError> 
         Command::Mutants(arguments) => mutants::execute(subject, &arguments),
         Command::Shrink(arguments) => shrink::execute(subject, &arguments),
         Command::Seeds(arguments) => seeds::execute(subject, &arguments),
+        Command::Bench(arguments) => bench::execute(subject, &arguments),
     }
 }
 

@@ -1,5 +1,6 @@
 //! What people read: plain words, aligned, at most 100 columns, colour on a terminal only.
 
+pub mod bench;
 pub mod failure;
 pub mod figures;
 pub mod mutants;

@@ -3,6 +3,7 @@
 
 mod artifacts;
 mod keeping;
+mod leaks;
 mod listing;
 mod program;
 mod running;

@@ -5,11 +5,13 @@
 //! - [`simulation`]: one run of a plan; [`iterate`]: many, in one process
 //! - [`fleet`]: servers, booted and killed; [`nemesis`]: faults, carried out; [`ledger`]: faults, counted
 //! - [`faults`]: the families that need more than a line
+//! - [`disk_faults`]: what happens to disks
 //! - [`coverage`]: which assertion and fault sites were visited
 //! - [`oracle`]: judges of a run; [`run`]: where servers and clients leave what they did
 //! - [`mod@shrink`]: from a failing plan to a small one
 //! - [`record`], [`report`]: what a run hands back; [`listing`]: what can be run, by name
 pub mod coverage;
+pub mod disk_faults;
 pub mod faults;
 pub mod fleet;
 pub mod iterate;

@@ -5,6 +5,7 @@
 //! counted.
 
 mod clocks;
+mod disk;
 mod links;
 mod processes;
 mod weather;
@@ -115,10 +116,11 @@ impl<E: Clone + 'static> Nemesis<E> {
         for host in &self.fleet.hosts {
             Disk::of(*host).heal();
         }
+        self.fleet.release_losses();
     }
 
     fn arm_disk_op(self: &Rc<Self>, fault: Fault, nth: u64, then_ns: Nanos) {
-        let Some(index) = fault.target().and_then(|target| self.fleet.resolve(&target)) else {
+        let Some(index) = fault.target().and_then(|target| self.fleet.resolve(target)) else {
             return;
         };
         if self.calm.get() {
@@ -205,6 +207,7 @@ impl<E: Clone + 'static> Nemesis<E> {
             Fault::Clock(fault) => self.act_on_clock(fault),
             Fault::Link(fault) => self.act_on_links(fault),
             Fault::System(fault) => self.act_on_system(fault),
+            Fault::Disk(fault) => self.act_on_disk(fault),
             Fault::DiskError { target, op, role, skip } => {
                 if let Some(index) = self.fleet.resolve(target) {
                     self.ledger.injected(family, 1);

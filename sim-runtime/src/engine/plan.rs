@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::disk_faults::DiskFault;
 use super::faults::clock::ClockFault;
 use super::faults::link::LinkFault;
 use super::faults::process::ProcessFault;
@@ -87,6 +88,8 @@ impl WorldKnobs {
             hold_ns_max: 0,
             network: NetworkConfig::default(),
             disk: DiskConfig::default(),
+            clocks: Vec::new(),
+            slow_pairs: Vec::new(),
         }
     }
 }
@@ -173,6 +176,8 @@ pub enum Fault {
     Link(LinkFault),
     /// Whatever the system under test does.
     System(SystemFault),
+    /// The disk is full, goes bad, or is lost.
+    Disk(DiskFault),
 }
 
 impl Fault {
@@ -191,6 +196,7 @@ impl Fault {
             Fault::Clock(fault) => fault.change.family(),
             Fault::Link(fault) => fault.family(),
             Fault::System(fault) => &fault.family,
+            Fault::Disk(fault) => fault.family(),
         }
     }
 
@@ -202,8 +208,18 @@ impl Fault {
     }
 
     /// Whom it hits, if it hits one server.
-    pub fn target(&self) -> Option<String> {
-        self.clone().target_mut().cloned()
+    pub fn target(&self) -> Option<&str> {
+        match self {
+            Fault::Crash { target, .. }
+            | Fault::Stop { target, .. }
+            | Fault::PowerLoss { target, .. }
+            | Fault::DiskError { target, .. } => Some(target),
+            Fault::Process(fault) => fault.target(),
+            Fault::Clock(fault) => Some(&fault.target),
+            Fault::Link(fault) => fault.target(),
+            Fault::Disk(fault) => fault.target().map(String::as_str),
+            _ => None,
+        }
     }
 
     fn target_mut(&mut self) -> Option<&mut String> {
@@ -215,6 +231,7 @@ impl Fault {
             Fault::Process(fault) => fault.target_mut(),
             Fault::Clock(fault) => Some(&mut fault.target),
             Fault::Link(fault) => fault.target_mut(),
+            Fault::Disk(fault) => fault.target_mut(),
             Fault::ClusterPowerLoss { .. }
             | Fault::Partition { .. }
             | Fault::Loss { .. }
@@ -277,4 +294,6 @@ pub struct Conclusive {
     pub may_be_idle: Vec<String>,
     /// Sites that must have been reached.
     pub sites: Vec<String>,
+    /// The system must have lost more servers than it can bear, and clients must have asked this often afterwards.
+    pub asked_after_loss_min: u64,
 }

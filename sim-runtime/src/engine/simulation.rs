@@ -4,7 +4,7 @@
 //! restarts, the system must converge within its bound, and the checks look at what is left.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,7 +22,8 @@ use super::surroundings::{self, Surroundings};
 use super::system::{Client, Cluster, OpKind, Phase, System, Workload};
 use crate::disk::{Disk, Moment, PowerLossOutcome, Role, Shape, fault};
 use crate::escape;
-use crate::world::{self, Halt, HostId, Order, World, WorldConfig, network};
+use crate::world::draws::Key;
+use crate::world::{self, Halt, HostId, Order, Purpose, World, WorldConfig, network};
 
 /// A system, its workloads and a spec: everything but the seed.
 pub struct Simulation<E> {
@@ -92,7 +93,7 @@ impl<E: Clone + 'static> Simulation<E> {
         parts.stage.replace(Some((Rc::clone(&fleet), Rc::clone(&nemesis))));
 
         fleet.boot_all();
-        let mut cluster = Cluster { servers: fleet.hosts.clone(), bound_ns: FORM_NS_MAX };
+        let mut cluster = Cluster { servers: fleet.hosts.clone(), bound_ns: FORM_NS_MAX, lost: BTreeSet::new() };
         if let Err(reason) = run.system.form(&cluster).await {
             parts.trouble.borrow_mut().push(format!("the cluster did not form: {reason}"));
         }
@@ -109,7 +110,11 @@ impl<E: Clone + 'static> Simulation<E> {
 
         nemesis.calm();
         fleet.boot_all();
-        run.system.phase(Phase::Calm);
+        // With too much lost nothing more is owed than that nobody lies.
+        let beyond = fleet.beyond_at_ns.get().is_some();
+        if !beyond {
+            run.system.phase(Phase::Calm);
+        }
         let calm_until = world::now_ns() + plan.calm_ns_max;
         while !run.clients_busy().is_empty() && world::now_ns() < calm_until && !parts.is_over() {
             world::sleep(Duration::from_nanos(WATCH_NS)).await;
@@ -118,7 +123,12 @@ impl<E: Clone + 'static> Simulation<E> {
         if parts.is_over() {
             return;
         }
+        if beyond {
+            run.system.phase(Phase::End);
+            return;
+        }
         cluster.bound_ns = calm_until.saturating_sub(world::now_ns());
+        cluster.lost = fleet.lost();
         let converged = run.system.converge(&cluster).await;
         run.system.phase(Phase::Converged(converged));
         self.check(plan, &cluster, parts).await;
@@ -251,6 +261,7 @@ impl<E: Clone + 'static> Parts<E> {
             sim_time_ns: Some(at_ns),
             wall_time_ms: 0,
             cpu_time_ms: 0,
+            memory_peak_kib: 0,
             ops: Some(self.run.ops()),
             faults: Some(self.faults()),
             assertions: Some(assertions),
@@ -298,6 +309,17 @@ impl<E: Clone + 'static> Parts<E> {
             }
         }
         let assertions = self.coverage.assertions();
+        if wanted.asked_after_loss_min > 0 {
+            let stage = self.stage.borrow();
+            let lost_at = stage.as_ref().and_then(|(fleet, _)| fleet.beyond_at_ns.get());
+            match lost_at.map(|at_ns| self.run.asked_since(at_ns)) {
+                None => doubts.push("no more was lost than the system can bear".to_owned()),
+                Some(asked) if asked < wanted.asked_after_loss_min => {
+                    doubts.push(format!("clients asked only {asked} times after the loss"));
+                }
+                Some(_) => {}
+            }
+        }
         for site in &wanted.sites {
             if !assertions.iter().any(|count| count.id == *site && count.passes > 0) {
                 doubts.push(format!("stale: the site {site:?} was not reached"));
@@ -363,7 +385,7 @@ impl<E: Clone + 'static> Parts<E> {
             for (kind, count) in disk.counters().faults {
                 // Power losses are counted by the nemesis, and an error that it ordered is the error of its family.
                 match kind {
-                    fault::POWER_LOSS => {}
+                    fault::POWER_LOSS | fault::FULL => {}
                     fault::READ_ERROR | fault::WRITE_ERROR | fault::SYNC_ERROR => {
                         faults.entry("disk-error".to_owned()).or_default().noticed += count.noticed;
                     }
@@ -416,13 +438,19 @@ fn count_power_loss(report: &mut PowerLossReport, outcome: &PowerLossOutcome) {
     }
 }
 
+/// Change points of a PCT order: a bug of depth d needs d - 1 of them, and nobody knows d.
+fn pct_depth(key: u64) -> u32 {
+    let drawn = Key::of_seed(key).draw(Purpose("pct depth"), 0, 0) % PCT_DEPTH_MAX;
+    u32::try_from(1 + drawn).expect("at most PCT_DEPTH_MAX")
+}
+
 fn world_config(plan: &Plan, window: Option<(u64, u64)>) -> WorldConfig {
     let knobs = &plan.world;
     WorldConfig {
         seed: plan.key,
         order: match knobs.order.as_str() {
             "fifo" => Order::Fifo,
-            "pct" => Order::Pct { depth: PCT_DEPTH },
+            "pct" => Order::Pct { depth: pct_depth(plan.key) },
             _ => Order::Uniform,
         },
         hold_probability_ppm: knobs.hold_ppm,
@@ -446,5 +474,5 @@ const CHECK_WATCH_NS: u64 = 10_000_000;
 const FORM_NS_MAX: u64 = 20_000_000_000;
 /// Bound on the final checks of one workload.
 const CHECK_NS_MAX: u64 = 20_000_000_000;
-/// Change points of the PCT order.
-const PCT_DEPTH: u32 = 3;
+/// Most change points of a PCT order.
+const PCT_DEPTH_MAX: u64 = 5;

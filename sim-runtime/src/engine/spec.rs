@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
+use super::disk_faults;
 use super::faults;
 use super::plan::Conclusive;
 
@@ -82,6 +83,11 @@ pub struct WorldSpec {
     /// How many pairs of servers are far apart, and how much longer their messages take.
     pub slow_pairs: Range,
     pub slow_pair_us: Range,
+    /// Writes, and bytes of them, that the disk takes per second. 0 = no limit; half of the runs have none.
+    pub disk_iops_max: Range,
+    pub disk_bytes_per_s_max: Range,
+    /// Calibration: chance in percent that in a run the data stays readable after a sync that failed.
+    pub disk_failed_sync_stays_readable: u64,
 }
 
 impl Default for WorldSpec {
@@ -104,6 +110,9 @@ impl Default for WorldSpec {
             clock_rate_ppm: [0, 0],
             slow_pairs: [0, 0],
             slow_pair_us: [0, 0],
+            disk_iops_max: [0, 0],
+            disk_bytes_per_s_max: [0, 0],
+            disk_failed_sync_stays_readable: 0,
         }
     }
 }
@@ -119,7 +128,8 @@ pub struct FamilySpec {
     /// How long each lasts; for crashes, how long the server is down.
     #[serde(default)]
     pub for_ms: Range,
-    /// Strength, in the unit of the family: ppm of loss, us of latency; see [`faults`](super::faults) for others.
+    /// Strength, in the unit of the family: ppm of loss, us of latency, bytes left on a full disk, damaged sectors, ms of
+    /// an image's age, ppm of lies; see [`faults`](super::faults) for others.
     #[serde(default)]
     pub strength: Range,
     /// The role that the first fault hits, at a time: so that every run with this family has such a fault.
@@ -183,6 +193,10 @@ impl Spec {
         let strength = match family {
             "loss" => [100_000, 400_000],
             "latency" => [5_000, 50_000],
+            "disk-full" => [0, 20_000],
+            "latent-sector" | "bit-rot" | "lost-write" | "misdirected-write" => [1, 8],
+            "old-image" => [1_000, 3_000],
+            "lying-sync" => [200_000, 600_000],
             other => faults::strength_default(other),
         };
         self.faults.insert(family.to_owned(), FamilySpec { chance: 100, count, for_ms, strength, first: None });
@@ -219,6 +233,8 @@ impl Spec {
             ("world.clock_rate_ppm", world.clock_rate_ppm),
             ("world.slow_pairs", world.slow_pairs),
             ("world.slow_pair_us", world.slow_pair_us),
+            ("world.disk_iops_max", world.disk_iops_max),
+            ("world.disk_bytes_per_s_max", world.disk_bytes_per_s_max),
         ];
         for workload in self.workloads.values() {
             ranges.push(("clients", workload.clients));
@@ -247,14 +263,14 @@ fn pace_ms_default() -> Range {
 /// Scheduling orders.
 pub const ORDERS: &[&str] = &["uniform", "fifo", "pct"];
 
-/// Fault families that the engine knows.
-pub const FAMILIES: &[&str] =
+/// Fault families that need no module of their own.
+const FAMILIES: &[&str] =
     &["crash", "stop", "power-loss", "cluster-power-loss", "partition", "loss", "latency", "disk-error"];
 
 /// All families that the engine knows, by name.
 pub fn families() -> impl Iterator<Item = &'static str> {
     use faults::{clock, link, process};
-    [FAMILIES, process::FAMILIES, clock::FAMILIES, link::FAMILIES].into_iter().flatten().copied()
+    [FAMILIES, disk_faults::FAMILIES, process::FAMILIES, clock::FAMILIES, link::FAMILIES].into_iter().flatten().copied()
 }
 
 /// Whether a spec may name this family: the engine's, or one that only the system under test knows.

@@ -4,7 +4,7 @@
 //! talks to the world only. A process gets a [`Server`] or [`Client`] handle: who it is, and how it tells oracles what
 //! happened.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::marker::PhantomData;
 use std::pin::Pin;
@@ -103,6 +103,13 @@ pub trait System: 'static {
         false
     }
 
+    /// Whether this server's disk may be damaged soon, so that it stays away for good, besides those that
+    /// [`losses_max`](System::losses_max) counts.
+    fn may_be_damaged(&self, server: u32) -> bool {
+        let _ = server;
+        true
+    }
+
     /// The server lost its disk while it was down; it boots with an empty one.
     fn wiped(&self, server: u32, host: HostId, boot: u32) {
         let _ = (server, host, boot);
@@ -111,6 +118,23 @@ pub trait System: 'static {
     /// A server was killed or exited.
     fn down(&self, server: u32, host: HostId, boot: u32, cause: DownCause) {
         let _ = (server, host, boot, cause);
+    }
+
+    /// How many of so many servers may lose what they stored, for good, while the others go on: of a system that needs a
+    /// majority, less than half.
+    fn losses_max(&self, servers: u32) -> u32 {
+        servers.saturating_sub(1) / 2
+    }
+
+    /// The disk of a server, which is down, was damaged or lost on purpose: what it promised to keep is void.
+    fn damaged(&self, server: u32, host: HostId) {
+        let _ = (server, host);
+    }
+
+    /// The disk of a server, which is down, holds something else than it did, and nobody was told: calibration, oracles must
+    /// find out.
+    fn swapped(&self, server: u32, host: HostId) {
+        let _ = (server, host);
     }
 
     /// The engine announces a phase; the system may emit events of its own about it.
@@ -192,6 +216,9 @@ pub struct Cluster {
     pub servers: Vec<HostId>,
     /// Time left for what is asked.
     pub bound_ns: Nanos,
+    /// Servers with a damaged disk, by their numbers: some run, some have given up. The others are the core that must
+    /// converge.
+    pub lost: BTreeSet<u32>,
 }
 
 /// One boot of one server.

@@ -52,6 +52,8 @@ struct Operator {
     /// Nodes that shall have no vote, and until when.
     demoted: BTreeSet<NodeId>,
     promote_at_ns: u64,
+    /// The last look at the cluster, for people.
+    looked: String,
 }
 
 #[derive(PartialEq, Eq)]
@@ -66,7 +68,7 @@ impl Operator {
         let addresses = client.servers.iter().map(|host| transport::address(*host)).collect();
         let config = config::client_config(|name| client.knob(name), client.index, false, false);
         let aspen = Aspen::new(SimEnv::new(None), addresses, config);
-        Operator { client, aspen, demoted: BTreeSet::new(), promote_at_ns: 0 }
+        Operator { client, aspen, demoted: BTreeSet::new(), promote_at_ns: 0, looked: String::new() }
     }
 
     /// Looks at the cluster and does the first thing that is to be done.
@@ -74,15 +76,27 @@ impl Operator {
         if world::now_ns() >= self.promote_at_ns {
             self.demoted.clear();
         }
-        let Ok(status) = self.aspen.cluster_status().await else { return Tended::NotYet };
+        let status = match self.aspen.cluster_status().await {
+            Ok(status) => status,
+            Err(error) => {
+                machines::operator_notes(format!("no status: {error}"));
+                return Tended::NotYet;
+            }
+        };
         let machines = machines::all(self.client.servers.len());
         let Some(duty) = duties::next(&status, &machines, &self.demoted) else {
             return if self.demoted.is_empty() { Tended::Whole } else { Tended::NotYet };
         };
+        self.looked = format!("{duty:?} is next of {status:?}");
+        machines::operator_notes(self.looked.clone());
         match duty {
             Duty::Wait => {}
             Duty::Identify { server } => {
-                if let Ok(id) = self.aspen.allocate_node_id().await {
+                let allocated = self.aspen.allocate_node_id().await;
+                if let Err(error) = &allocated {
+                    machines::operator_notes(format!("no node id: {error}"));
+                }
+                if let Ok(id) = allocated {
                     assert_reachable!("an operator gave a machine a new identity", owed_by = "membership");
                     machines::identify(server, id);
                 }
@@ -111,7 +125,16 @@ impl Operator {
     }
 
     async fn wish(&mut self, op: OperatorOp) {
-        let Ok(status) = self.aspen.cluster_status().await else { return };
+        // From before the look until well after the change.
+        machines::operator_risks(world::now_ns() + RISK_NS);
+        self.wish_at_risk(op).await;
+        if !matches!(op, OperatorOp::Demote { .. }) {
+            machines::operator_risks(0);
+        }
+    }
+
+    async fn wish_at_risk(&mut self, op: OperatorOp) {
+        let Ok(status) = self.aspen.cluster_status().await else { return machines::operator_risks(0) };
         let machines = machines::all(self.client.servers.len());
         let node = |server: u32| machines.get(usize::try_from(server).ok()?).copied().flatten();
         match op {
@@ -121,12 +144,21 @@ impl Operator {
                 assert_sometimes!(transferred.is_ok(), "an operator moved leadership", owed_by = "membership");
             }
             OperatorOp::Demote { server } => {
-                let Some(id) = node(server) else { return };
+                let Some(id) = node(server) else { return machines::operator_risks(0) };
+                // Not while a machine is missing: the guards know only whom the leader heard of lately.
+                let is_whole = duties::next(&status, &machines, &self.demoted).is_none() && self.demoted.is_empty();
+                if !is_whole || machines::are_demotions_forbidden() {
+                    return machines::operator_risks(0);
+                }
                 let change = Change::Voters { add: BTreeSet::new(), remove: [id].into(), retain: true };
                 // Tried, or half done: it gets its vote back either way.
                 self.demoted.insert(id);
                 self.promote_at_ns = world::now_ns() + DEMOTED_NS;
-                let demoted = self.tell(self.aspen.change_membership(change, status.membership).await);
+                let demoted = self.aspen.change_membership(change, status.membership).await;
+                let is_known = demoted.as_ref().map_or_else(|error| error.outcome == ErrorOutcome::Definite, |_| true);
+                let risk_ns = if is_known { SETTLE_NS } else { UNKNOWN_NS };
+                machines::operator_risks(world::now_ns() + risk_ns);
+                let demoted = self.tell(demoted);
                 assert_sometimes!(demoted, "an operator took a node its vote", owed_by = "membership");
             }
             OperatorOp::Nonsense => self.nonsense(&status).await,
@@ -154,6 +186,8 @@ impl Operator {
     /// Whether the change was made, as far as the operator was told.
     fn tell(&self, result: Result<aspen::message::LogPoint, ClientError>) -> bool {
         if let Err(error) = &result {
+            machines::operator_notes(format!("{}: {error}", self.looked));
+            world::note(|| format!("operator: {}: {error}", self.looked));
             assert_sometimes!(
                 error.outcome == ErrorOutcome::Unknown,
                 "a change of the membership ended unknown",
@@ -176,5 +210,11 @@ impl Operator {
 
 /// How often the operator looks.
 const LOOK: Duration = Duration::from_millis(150);
+/// So long a change that was asked for may still be made: longer than any client waits.
+const RISK_NS: u64 = 60_000_000_000;
+/// After an unknown outcome: no leader works on it any more, and what is in its log shows in its metrics.
+const UNKNOWN_NS: u64 = 8_000_000_000;
+/// So long it shows in the nodes' metrics after it was answered.
+const SETTLE_NS: u64 = 500_000_000;
 /// How long a demoted node has no vote.
 const DEMOTED_NS: u64 = 1_500_000_000;

@@ -162,6 +162,13 @@ impl LinkFault {
         }
     }
 
+    pub(in crate::engine) fn target(&self) -> Option<&str> {
+        match self {
+            LinkFault::Weather { scope: Scope::Server { target }, .. } | LinkFault::Clog { target, .. } => Some(target),
+            _ => None,
+        }
+    }
+
     pub(in crate::engine) fn target_mut(&mut self) -> Option<&mut String> {
         match self {
             LinkFault::Weather { scope: Scope::Server { target }, .. } | LinkFault::Clog { target, .. } => Some(target),

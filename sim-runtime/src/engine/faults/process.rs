@@ -36,6 +36,15 @@ impl ProcessFault {
         }
     }
 
+    pub(in crate::engine) fn target(&self) -> Option<&str> {
+        match self {
+            ProcessFault::Pause { target, .. }
+            | ProcessFault::Slow { target, .. }
+            | ProcessFault::Wipe { target, .. } => Some(target),
+            ProcessFault::Attrition { .. } | ProcessFault::RollingRestart { .. } => None,
+        }
+    }
+
     pub(in crate::engine) fn target_mut(&mut self) -> Option<&mut String> {
         match self {
             ProcessFault::Pause { target, .. }

@@ -183,6 +183,21 @@ impl Network {
     }
 
     pub(super) fn link(&mut self, from: HostId, to: HostId) -> &mut Link {
+        self.open_link(from, to);
+        self.links[from.0 as usize][to.0 as usize].as_mut().expect("the link was opened")
+    }
+
+    /// Makes the link if there is none yet.
+    #[inline]
+    fn open_link(&mut self, from: HostId, to: HostId) {
+        let links = self.links.get(from.0 as usize).and_then(|links| links.get(to.0 as usize));
+        if !matches!(links, Some(Some(_))) {
+            self.make_link(from, to);
+        }
+    }
+
+    #[cold]
+    fn make_link(&mut self, from: HostId, to: HostId) {
         let (row, column) = (from.0 as usize, to.0 as usize);
         if self.links.len() <= row {
             self.links.resize_with(row + 1, Vec::new);
@@ -191,11 +206,9 @@ impl Network {
         if links.len() <= column {
             links.resize_with(column + 1, || None);
         }
-        let key = &self.key;
-        links[column].get_or_insert_with(|| {
-            let id = draws::entity(&[u64::from(from.0), u64::from(to.0)]);
-            Box::new(Link::new(key.stream(LINK, id), id))
-        })
+        let id = draws::entity(&[u64::from(from.0), u64::from(to.0)]);
+        let draws = self.key.stream(LINK, id);
+        links[column] = Some(Box::new(Link::new(draws, id)));
     }
 
     pub(super) fn find(&self, host: HostId, port: u16) -> Option<Key> {
@@ -279,45 +292,48 @@ impl Inner {
     fn fly(&self, mut message: InFlight) {
         let sent_at = self.seen_now();
         let mut network = self.network.borrow_mut();
-        network.counts.sent += 1;
-        network.counts.sent_bytes += message.hash.0 as u64;
-        let world_config = network.config.clone();
-        let link = network.link(message.from, message.to);
+        network.open_link(message.from, message.to);
+        let Network { config, links, flying, counts, .. } = &mut *network;
+        let link = links[message.from.0 as usize][message.to.0 as usize].as_mut().expect("the link was opened");
+        counts.sent += 1;
+        counts.sent_bytes += message.hash.0 as u64;
         let ordinal = link.draws.ordinal();
         let mut dice = Dice::new(link.draws.next_u64());
-        let config = link.config.clone().unwrap_or(world_config);
+        let own = link.config.clone();
+        let config = own.as_ref().unwrap_or(config);
         let id = link.id;
         link.sent += 1;
         message.epoch = link.epoch;
         message.number = link.sent;
         let is_clogged = link.clogged_until > sent_at;
-        let waits = match link.admit(&config, &mut dice, sent_at, message.hash.0 as u64) {
+        let waits = match link.admit(config, &mut dice, sent_at, message.hash.0 as u64) {
             Ok(waits) => waits,
             Err(swallowed) => {
-                swallowed.count(&mut network.counts);
+                swallowed.count(counts);
                 drop(network);
                 return self.drop_message(&message, swallowed.reason());
             }
         };
-        network.counts.clogged += u64::from(is_clogged);
-        network.counts.queued += u64::from(waits > 0 && !is_clogged);
+        counts.clogged += u64::from(is_clogged);
+        counts.queued += u64::from(waits > 0 && !is_clogged);
         let bits = message.hash.0 as u64 * 8;
-        let copies = 1 + usize::from(dice.chance(config.duplicate_ppm));
-        for copy in 0..copies {
-            let flight = Flight::draw(&config, &mut dice, bits, &mut network.counts);
-            let mut message = if copy + 1 < copies { message.copy() } else { std::mem::take(&mut message) };
+        let twin = dice.chance(config.duplicate_ppm).then(|| message.copy());
+        counts.duplicated += u64::from(twin.is_some());
+        let mut launch = |mut message: InFlight, copy: u64| {
+            let flight = Flight::draw(config, &mut dice, bits, counts);
             message.marks = Marks { is_copy: copy > 0, ..flight.marks };
-            if copy > 0 {
-                network.counts.duplicated += 1;
-            }
             if let Some(bit) = flight.corrupt_bit {
-                network.counts.corrupted += 1;
+                counts.corrupted += 1;
                 message.flip(bit);
             }
-            let key = network.flying.insert(message);
+            let key = flying.insert(message);
             let at = sent_at.saturating_add(waits).saturating_add(flight.latency).max(self.now.get());
-            let tie = hash::mix(self.salt ^ id, ordinal * 2 + copy as u64);
+            let tie = hash::mix(self.salt ^ id, ordinal * 2 + copy);
             self.agenda.borrow_mut().push(at, tie, Kind::Packet, key);
+        };
+        launch(message, 0);
+        if let Some(twin) = twin {
+            launch(twin, 1);
         }
     }
 
