@@ -5,6 +5,9 @@ mod production_support;
 
 use std::time::{Duration, Instant};
 
+use aspen::command::Command;
+use aspen::production::client::{ClientOptions, HttpClient};
+use aspen::production::http::schema::{ScanRequest, WriteResult};
 use production_support::{Process, Site, free_address};
 use serde_json::{Value, json};
 
@@ -173,4 +176,57 @@ async fn a_ticket_is_used_up() {
     let (status, reply) =
         site.post(&format!("{}/remove-node", first.url), json!({"node_id": id}), Some(&first.token())).await;
     assert_eq!((status, &reply["learners"]), (200, &json!([])), "{reply}");
+}
+
+/// A client keeps writing while the leader is killed: every write is acknowledged, and has one effect.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_with_a_session_writes_through_a_failover() {
+    let site = Site::new();
+    let mut nodes = three(&site).await;
+    let options = ClientOptions { deadline: production_support::PATIENCE, ..ClientOptions::default() };
+    let client = HttpClient::new(nodes.iter().map(|node| node.url.clone()).collect(), options);
+    let leads = leader(&site, &nodes[1].url).await;
+    let ids = [node_id(&site, &nodes[0]).await, node_id(&site, &nodes[1]).await, node_id(&site, &nodes[2]).await];
+    let position = ids.iter().position(|id| *id == leads).unwrap();
+    let mut longest = Duration::ZERO;
+    for n in 0..60 {
+        if n == 20 {
+            nodes[position].kill();
+        }
+        let begun = Instant::now();
+        let command = Command::Set { key: format!("once-{n}").into_bytes(), value: b"v".to_vec() };
+        let reply = client.execute(command).await.unwrap();
+        assert_eq!(reply.result, WriteResult::Written { version: 1 }, "once-{n} was written twice");
+        longest = longest.max(begun.elapsed());
+    }
+    assert!(longest < Duration::from_secs(10), "a write took {longest:?}");
+    let scan = ScanRequest { prefix: Some("once-".into()), ..ScanRequest::default() };
+    assert_eq!(client.scan(&scan).await.unwrap().rows.len(), 60);
+}
+
+/// A follower that hears nobody serves what it has, but not to a client that wants it fresh. A node that was paused
+/// goes on as if nothing had been.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_without_its_peers_knows_that_it_is_stale() {
+    let site = Site::new();
+    let nodes = three(&site).await;
+    site.set(&nodes[0].url, "a", "1").await;
+    assert_eq!(site.value(&nodes[2].url, "a").await.as_deref(), Some("1"));
+    let read = |more: &str| format!("{}/read?key=a&stale=true&timeout_ms=100{more}", nodes[2].url);
+    assert_eq!(site.get(&read("&max_age_ms=2000")).await.0, 200);
+    nodes[0].pause();
+    nodes[1].pause();
+    site.until(&read("&max_age_ms=300"), "the state is too old", |status, reply| {
+        (status == 503 && reply["code"] == "too-stale").then_some(())
+    })
+    .await;
+    let (status, reply) = site.get(&read("")).await;
+    assert_eq!((status, &reply["row"]["value"]), (200, &json!("1")), "whatever its age");
+    site.until(&format!("{}/readyz", nodes[2].url), "it is not ready", |status, _| (status == 503).then_some(())).await;
+    nodes[0].resume();
+    nodes[1].resume();
+    site.set(&nodes[2].url, "a", "2").await;
+    for node in &nodes {
+        assert_eq!(site.value(&node.url, "a").await.as_deref(), Some("2"));
+    }
 }

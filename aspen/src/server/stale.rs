@@ -118,14 +118,16 @@ impl<E: Env> Server<E> {
 
     /// How old the state may be; `None` if nothing is known of it.
     pub(crate) fn age(&self) -> Option<Duration> {
+        let me = self.shared.config.id;
         let metrics = self.shared.raft.metrics();
         let acknowledged = {
             let metrics = metrics.borrow_watched();
-            if metrics.current_leader == Some(self.shared.config.id) {
-                metrics.last_quorum_acked.map(|at| *at)
-            } else {
-                None
+            let leads = metrics.current_leader == Some(me);
+            // openraft keeps no time for a leader that is a quorum by itself.
+            if leads && metrics.membership_config.membership().voter_ids().eq([me]) {
+                return Some(Duration::ZERO);
             }
+            if leads { metrics.last_quorum_acked.map(|at| *at) } else { None }
         };
         let since = match acknowledged {
             Some(at) => Some(at),
@@ -146,5 +148,33 @@ impl<E: Env> Server<E> {
 
     fn freshness(&self) -> std::sync::MutexGuard<'_, Freshness<InstantOf<TypeConfig<E>>>> {
         self.shared.freshness.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use openraft::AsyncRuntime;
+    use openraft::impls::TokioRuntime;
+
+    use super::*;
+
+    type Clock = <TokioRuntime as AsyncRuntime>::Instant;
+
+    #[test]
+    fn a_state_is_as_old_as_the_newest_word_that_it_has_reached() {
+        let start = Clock::now();
+        let at = |ms| start + Duration::from_millis(ms);
+        let mut freshness = Freshness::default();
+        assert_eq!(freshness.since(10), None, "nobody was heard");
+        freshness.heard(at(0), 5, 3);
+        assert_eq!(freshness.since(4), None, "what was committed is not applied yet");
+        assert_eq!(freshness.since(5), Some(at(0)));
+        // Under load the commit mark runs ahead all the time; the age must not grow for ever.
+        freshness.heard(at(10), 8, 5);
+        freshness.heard(at(20), 12, 7);
+        assert_eq!(freshness.since(7), Some(at(0)));
+        freshness.heard(at(30), 14, 9);
+        assert_eq!(freshness.since(9), Some(at(10)));
+        assert_eq!(freshness.since(14), Some(at(30)));
     }
 }

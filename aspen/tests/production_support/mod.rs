@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use aspen::production::client::{CallError, Caller};
 use axum::http::Method;
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
 /// Nothing in a test takes so long, however busy the machine is.
@@ -154,10 +155,6 @@ impl Process {
         std::fs::read_to_string(self.dir.join("http-token")).unwrap().trim().to_owned()
     }
 
-    pub fn pid(&self) -> i32 {
-        self.child.id().try_into().unwrap()
-    }
-
     /// SIGKILL.
     pub fn kill(&mut self) {
         self.child.kill().unwrap();
@@ -166,9 +163,20 @@ impl Process {
 
     /// SIGTERM, then the status.
     pub fn stop(&mut self) -> ExitStatus {
-        let pid = rustix::process::Pid::from_child(&self.child);
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        self.signal(Signal::TERM);
         self.wait()
+    }
+
+    pub fn pause(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    pub fn resume(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
     }
 
     pub fn wait(&mut self) -> ExitStatus {

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use crate::command::Answer;
 use crate::error::{ErrorCode, ErrorOutcome, Retry};
-use crate::message::{Envelope, LeaderHint, Refusal, Request, Response, decode_response, encode_request};
+use crate::message::{AdminRequest, Envelope, LeaderHint, Refusal, Request, Response, decode_response, encode_request};
 use crate::production::http::App;
 use crate::production::http::error::{Effect, Failure, LeaderBody};
 use crate::transport::{Transport, TransportError};
@@ -17,6 +17,8 @@ use crate::types::NodeId;
 
 /// A request may be sent on so often.
 const FORWARDS_MAX: u32 = 3;
+/// A leader that handed over still answers what it has in flight.
+const LAST_WORDS: Duration = Duration::from_millis(300);
 /// A request that names no timeout.
 pub const TIMEOUT_DEFAULT_MS: u32 = 5000;
 
@@ -34,6 +36,12 @@ impl App {
             return sorted(self.node.ask(request).await);
         }
         let repeatable = matches!(request, Request::Read { .. } | Request::Leader);
+        let patience = match &request {
+            Request::Read { .. } | Request::Leader => Duration::ZERO,
+            // It ends with a new leader when all goes well.
+            Request::Admin { request: AdminRequest::TransferLeadership { .. }, .. } => budget,
+            _ => LAST_WORDS,
+        };
         let mut forwards = 0;
         let limits = &self.config.store.limits;
         loop {
@@ -45,7 +53,7 @@ impl App {
             let called = tokio::select! {
                 biased;
                 called = call => Some(called),
-                () = self.deposed(leader.id) => None,
+                () = self.deposed(leader.id, patience) => None,
             };
             let refusal = match called {
                 Some(Ok(reply)) => match decode_response(&reply, limits.message_bytes_max) {
@@ -75,13 +83,14 @@ impl App {
         }
     }
 
-    /// Resolves when this node knows that `leader` leads no more. May be dropped at any time.
-    async fn deposed(&self, leader: NodeId) {
+    /// Resolves `patience` after this node knows that `leader` leads no more. May be dropped at any time.
+    async fn deposed(&self, leader: NodeId, patience: Duration) {
         let mut metrics = self.node.raft().metrics();
         if metrics.wait_until(move |metrics| metrics.current_leader != Some(leader)).await.is_err() {
             // The node stops; the call ends by itself.
             std::future::pending::<()>().await;
         }
+        tokio::time::sleep(patience).await;
     }
 
     /// The leader as this node sees it; waits for one to be elected.

@@ -14,6 +14,7 @@ use crate::node::Phase;
 use crate::production::disk::{CRITICAL_PERCENT, WAL_CRITICAL_BYTES, WAL_WARN_BYTES, WARN_PERCENT};
 use crate::production::http::App;
 use crate::production::http::error::Failure;
+use crate::types::NodeId;
 
 /// Raft answers within this time.
 const RAFT_PATIENCE: Duration = Duration::from_millis(25);
@@ -62,10 +63,10 @@ pub(super) async fn readyz(State(app): State<Arc<App>>) -> Result<&'static str, 
         Phase::Recovering => return Err(not("the node is recovering what it knew before it was started".to_owned())),
         Phase::Stopping => return Err(not("the node is stopping".to_owned())),
     }
-    let metrics = app.node.raft().metrics().borrow_watched().clone();
-    if metrics.current_leader.is_none() {
-        return Err(not("no leader is known".to_owned()));
+    if let Err(problem) = heard_leader(&app) {
+        return Err(not(problem));
     }
+    let metrics = app.node.raft().metrics().borrow_watched().clone();
     let committed = metrics.cluster_committed.as_ref().map_or(0, |id| id.index);
     let applied = metrics.last_applied.as_ref().map_or(0, |id| id.index);
     if committed.saturating_sub(applied) > LAG_ENTRIES_MAX {
@@ -88,9 +89,9 @@ async fn report(app: &App) -> HealthReport {
         Ok(Err(fatal)) => (Level::Critical, fatal.to_string()),
         Err(_) => (Level::Critical, format!("no answer within {RAFT_PATIENCE:?}")),
     };
-    let leader = match app.leader() {
-        Some(leader) => (Level::Ok, format!("node {} leads", leader.id)),
-        None => (Level::Critical, "no leader is known".to_owned()),
+    let leader = match heard_leader(app) {
+        Ok(leader) => (Level::Ok, format!("node {leader} leads")),
+        Err(problem) => (Level::Critical, problem),
     };
     let disk = match app.disk.usage() {
         Ok(usage) => (level(usage.percent(), WARN_PERCENT, CRITICAL_PERCENT), format!("{} % in use", usage.percent())),
@@ -111,6 +112,19 @@ async fn report(app: &App) -> HealthReport {
             .collect();
     let level = components.iter().map(|component| component.level).max().unwrap_or(Level::Ok);
     HealthReport { level, components }
+}
+
+/// The leader, if this node heard of it lately: with pre-vote a node does not forget a leader that is gone before there
+/// is another one.
+fn heard_leader(app: &App) -> Result<NodeId, String> {
+    let leader = app.leader().ok_or("no leader is known")?;
+    let age_max = Duration::from_millis(2 * app.config.raft.election_max_ms);
+    match app.node.age() {
+        Some(age) if age <= age_max => Ok(leader.id),
+        Some(age) if leader.id == app.node.id() => Err(format!("no quorum was heard for {age:?}")),
+        Some(age) => Err(format!("the leader was not heard for {age:?}")),
+        None => Err("the leader was not heard yet".to_owned()),
+    }
 }
 
 async fn probe(app: &App) -> (Level, String) {
