@@ -19,6 +19,7 @@ fn file(changes: &[Change]) -> File {
             Change::SetLen(len) => file.set_len(when, *len),
             Change::Sync => file.sync(when),
             Change::SyncFailed => file.fail_sync(when),
+            Change::SyncFailedReadable => file.fail_sync_readable(when),
         }
     }
     file
@@ -118,6 +119,13 @@ fn a_failed_sync_leaves_nothing_pending() {
     let pending = pending(&mut file(&log), 100);
     assert!(pending.is_empty());
     assert_eq!(survivors(&log, 35), set(&["a", "b"]), "before the failure it was pending");
+}
+
+#[test]
+fn what_a_failed_sync_left_readable_does_not_survive() {
+    let log = [write(0, "a"), Change::Sync, write(0, "b"), Change::SyncFailedReadable, write(1, "c")];
+    assert_eq!(survivors(&log, 100), set(&["a", "a.", "ac"]));
+    assert_eq!(letters(file(&log).current()), "bc");
 }
 
 #[test]
