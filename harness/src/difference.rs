@@ -87,6 +87,7 @@ fn timeless(record: &RunRecord) -> serde_json::Value {
     let mut report = record.report.clone();
     report.wall_time_ms = 0;
     report.cpu_time_ms = 0;
+    report.memory_peak_kib = 0;
     report.artifact = None;
     serde_json::to_value(report).expect("a report has string keys only")
 }

@@ -16,10 +16,12 @@ use sim_runtime::engine::report::{RunReport, SCHEMA, Verdict};
 use sim_runtime::escape::{self, Answers};
 use sim_runtime::isolate::{Death, Limits, Outcome, Pool, Runner, Surroundings, enter, fresh, in_process};
 
-const TESTS: [(&str, fn()); 9] = [
+const TESTS: [(&str, fn()); 11] = [
     ("a_run_that_ends_well_hands_back_its_record", a_run_that_ends_well_hands_back_its_record),
     ("every_death_has_its_name", every_death_has_its_name),
     ("a_refused_call_fails_the_run", a_refused_call_fails_the_run),
+    ("what_no_symbol_catches_ends_the_run_and_names_the_call", what_no_symbol_catches_ends_the_run_and_names_the_call),
+    ("outside_a_simulation_the_machine_answers", outside_a_simulation_the_machine_answers),
     ("wall_time_ends_a_run_as_inconclusive", wall_time_ends_a_run_as_inconclusive),
     ("the_pool_keeps_the_order_and_stops_when_told", the_pool_keeps_the_order_and_stops_when_told),
     ("a_lost_zygote_is_replaced", a_lost_zygote_is_replaced),
@@ -94,6 +96,42 @@ fn a_refused_call_fails_the_run() {
     let [violation] = &record.report.violations[..] else { panic!("{:?}", record.report.violations) };
     assert_eq!(violation.property, "process");
     assert_eq!(violation.message, "escape: pthread_create and 1 more");
+}
+
+/// A linked call, a looked-up one and a raw one of each kind: an answer from the seed, or the run's verdict.
+fn what_no_symbol_catches_ends_the_run_and_names_the_call() {
+    let mut runner = Runner::new(limits());
+    for spec in ["entropy-linked", "entropy-looked-up", "clock-linked", "clock-looked-up"] {
+        assert_eq!(note(&runner.run(&request(spec, 1))), "answered", "{spec}");
+    }
+    for spec in ["socket-linked", "socket-looked-up", "file-linked", "file-looked-up", "thread-linked"] {
+        let record = runner.run(&request(spec, 1)).into_record(&request(spec, 1));
+        let [violation] = &record.report.violations[..] else { panic!("{spec}: {:?}", record.report.violations) };
+        assert!(violation.message.starts_with("escape: "), "{spec}: {violation:?}");
+        assert_eq!((record.report.verdict, violation.property.as_str()), (Verdict::Fail, "process"));
+    }
+    for (spec, call) in [
+        ("entropy-raw", "raw system call getrandom"),
+        ("clock-raw", "raw system call clock_gettime"),
+        ("socket-raw", "raw system call socket"),
+        ("file-raw", "raw system call openat"),
+        ("process-raw", "raw system call fork"),
+        ("counter", "rdtsc or a clock of the vDSO"),
+    ] {
+        let outcome = runner.run(&request(spec, 1));
+        let expected = Death::Escape { call: call.to_owned() };
+        assert_eq!(outcome.death(), Some(&expected), "{spec}: {}", outcome.stderr_tail);
+        assert!(outcome.stderr_tail.contains("isolate::escape_as"), "the report says where: {}", outcome.stderr_tail);
+        let record = outcome.into_record(&request(spec, 1));
+        assert_eq!(record.report.violations[0].message, format!("escape: {call}"));
+        // The sweep goes on.
+        assert_eq!(note(&runner.run(&request("count", 1))), "1");
+    }
+}
+
+/// What a run does before and after it simulates, and while it prints a backtrace, is none of the filter's business.
+fn outside_a_simulation_the_machine_answers() {
+    assert_eq!(note(&Runner::new(limits()).run(&request("outside", 1))), "real");
 }
 
 fn wall_time_ends_a_run_as_inconclusive() {
@@ -248,6 +286,11 @@ fn subject(request: &RunRequest) -> RunRecord {
             assert!(std::net::UdpSocket::bind("127.0.0.1:0").is_err());
             String::new()
         }
+        "outside" => outside(),
+        spec if spec.split('-').next().is_some_and(|kind| ESCAPES.contains(&kind)) => {
+            let _guard = escape::install(answers());
+            escape_as(spec)
+        }
         _ => die(request),
     };
     RunRecord {
@@ -263,6 +306,7 @@ fn subject(request: &RunRequest) -> RunRecord {
             sim_time_ns: None,
             wall_time_ms: 0,
             cpu_time_ms: 0,
+            memory_peak_kib: 0,
             ops: None,
             faults: None,
             assertions: None,
@@ -278,6 +322,73 @@ fn subject(request: &RunRequest) -> RunRecord {
         events: Vec::new(),
         history: Vec::new(),
     }
+}
+
+const ESCAPES: [&str; 7] = ["entropy", "clock", "socket", "file", "thread", "process", "counter"];
+
+/// Leaves the simulation in the way that `spec` is called. What is answered or refused by a symbol returns.
+#[inline(never)]
+fn escape_as(spec: &str) -> String {
+    use std::arch::asm;
+    let raw = |number: libc::c_long, a: usize, b: usize, c: usize| unsafe {
+        let mut result = number;
+        asm!("syscall", inout("rax") result, in("rdi") a, in("rsi") b, in("rdx") c, in("r10") 0, out("rcx") _, out("r11") _);
+        result
+    };
+    let look_up = |name: &std::ffi::CStr| unsafe { libc::dlsym(libc::RTLD_DEFAULT, name.as_ptr()) };
+    let mut bytes = [0u8; 8];
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    let path = c"/etc/hostname".as_ptr();
+    unsafe {
+        match spec {
+            "entropy-linked" => assert_eq!(libc::getrandom(bytes.as_mut_ptr().cast(), 8, 0), 8),
+            "entropy-looked-up" => {
+                let call: extern "C" fn(*mut u8, usize, u32) -> isize = std::mem::transmute(look_up(c"getrandom"));
+                assert_eq!(call(bytes.as_mut_ptr(), 8, 0), 8);
+            }
+            "entropy-raw" => drop(raw(libc::SYS_getrandom, bytes.as_mut_ptr() as usize, 8, 0).to_string()),
+            "clock-linked" => assert_eq!(libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut time), 0),
+            "clock-looked-up" => {
+                let call: extern "C" fn(i32, *mut libc::timespec) -> i32 =
+                    std::mem::transmute(look_up(c"clock_gettime"));
+                assert_eq!(call(libc::CLOCK_MONOTONIC, &raw mut time), 0);
+            }
+            "clock-raw" => drop(raw(libc::SYS_clock_gettime, 1, &raw mut time as usize, 0).to_string()),
+            "socket-linked" => drop(std::net::UdpSocket::bind("127.0.0.1:0").unwrap_err().to_string()),
+            "socket-looked-up" => {
+                let call: extern "C" fn(i32, i32, i32) -> i32 = std::mem::transmute(look_up(c"socket"));
+                assert_eq!(call(libc::AF_INET, libc::SOCK_DGRAM, 0), -1);
+            }
+            "socket-raw" => drop(raw(libc::SYS_socket, 2, 2, 0).to_string()),
+            "file-linked" => drop(std::fs::File::open("/etc/hostname").unwrap_err().to_string()),
+            "file-looked-up" => {
+                let call: extern "C" fn(*const libc::c_char, i32, u32) -> i32 = std::mem::transmute(look_up(c"open"));
+                assert_eq!(call(path, libc::O_RDONLY, 0), -1);
+            }
+            "file-raw" => drop(raw(libc::SYS_openat, libc::AT_FDCWD as usize, path as usize, 0).to_string()),
+            "thread-linked" => drop(std::thread::Builder::new().spawn(|| ()).unwrap_err().to_string()),
+            "process-raw" => drop(raw(libc::SYS_fork, 0, 0, 0).to_string()),
+            "counter" => drop(std::arch::x86_64::_rdtsc().to_string()),
+            _ => unreachable!("{spec}"),
+        }
+    }
+    if spec.starts_with("entropy") {
+        assert_eq!(bytes, [7; 8], "answered from the world");
+    } else if spec.starts_with("clock") {
+        assert_eq!((time.tv_sec, time.tv_nsec), (0, 1), "answered from the world");
+    }
+    "answered".to_owned()
+}
+
+fn outside() -> String {
+    let guard = escape::install(answers());
+    let real = {
+        let _suspended = escape::suspend();
+        std::fs::read_to_string("/proc/self/stat").is_ok() && Instant::now().elapsed() < Duration::from_secs(60)
+    };
+    drop(guard);
+    let also = std::fs::metadata("/proc").is_ok() && unsafe { std::arch::x86_64::_rdtsc() } > 0;
+    if real && also { "real".to_owned() } else { format!("{real} {also}") }
 }
 
 const PANIC_LINE: u32 = line!() + 4;

@@ -100,18 +100,51 @@ fn one_changed_bit_in_any_part_of_an_event_changes_the_digest() {
             .unwrap();
         world.digest()
     };
-    let base = run(Class::Client, vec![1, 2], b"value".to_vec(), 5, false);
-    assert_eq!(base, run(Class::Client, vec![1, 2], b"value".to_vec(), 5, false));
-    for different in [
-        run(Class::Observe, vec![1, 2], b"value".to_vec(), 5, false),
-        run(Class::Client, vec![1, 3], b"value".to_vec(), 5, false),
-        run(Class::Client, vec![1, 2, 0], b"value".to_vec(), 5, false),
-        run(Class::Client, vec![1, 2], b"valve".to_vec(), 5, false),
-        run(Class::Client, vec![1, 2], b"value\0".to_vec(), 5, false),
-        run(Class::Client, vec![1, 2], b"value".to_vec(), 6, false),
-        run(Class::Client, vec![1, 2], b"value".to_vec(), 5, true),
-    ] {
-        assert_ne!(base, different);
+    for class in Class::ALL {
+        let base = run(class, vec![1, 2], b"value".to_vec(), 5, false);
+        assert_eq!(base, run(class, vec![1, 2], b"value".to_vec(), 5, false));
+        let next = Class::ALL[(class as usize + 1) % Class::ALL.len()];
+        for different in [
+            run(next, vec![1, 2], b"value".to_vec(), 5, false),
+            run(class, vec![1, 3], b"value".to_vec(), 5, false),
+            run(class, vec![2, 1], b"value".to_vec(), 5, false),
+            run(class, vec![1, 2, 0], b"value".to_vec(), 5, false),
+            run(class, vec![1 << 63 | 1, 2], b"value".to_vec(), 5, false),
+            run(class, vec![1, 2], b"valve".to_vec(), 5, false),
+            run(class, vec![1, 2], b"value\0".to_vec(), 5, false),
+            run(class, vec![1, 2], Vec::new(), 5, false),
+            run(class, vec![1, 2], b"value".to_vec(), 6, false),
+            run(class, vec![1, 2], b"value".to_vec(), 5, true),
+        ] {
+            assert_ne!(base, different, "{class:?}");
+        }
+    }
+    assert!(Class::ALL.iter().enumerate().all(|(index, class)| *class as usize == index), "in order, without gap");
+}
+
+/// Every bit of every field and of the bytes' hash, for every number of fields that an event may have.
+#[test]
+fn every_bit_of_every_word_reaches_the_digest() {
+    let digest = |fields: &[u64], bytes: &[u8]| {
+        let world = World::new(WorldConfig::seeded(0));
+        let (fields, bytes) = (fields.to_vec(), bytes.to_vec());
+        world.run(async move { world::record(Class::Draw, &fields, &bytes) }).unwrap();
+        world.digest()
+    };
+    let mut seen = BTreeSet::new();
+    for count in 0..7usize {
+        let fields = vec![0u64; count];
+        assert!(seen.insert(digest(&fields, b"")), "{count} fields");
+        for (index, bit) in (0..count).flat_map(|index| (0..64).map(move |bit| (index, bit))) {
+            let mut flipped = fields.clone();
+            flipped[index] ^= 1 << bit;
+            assert!(seen.insert(digest(&flipped, b"")), "bit {bit} of field {index} of {count}");
+        }
+    }
+    for bit in 0..64 {
+        let mut bytes = [0u8; 8];
+        bytes[bit / 8] ^= 1 << (bit % 8);
+        assert!(seen.insert(digest(&[], &bytes)), "bit {bit} of the bytes");
     }
 }
 

@@ -1,11 +1,13 @@
 //! What people read: plain words, aligned, at most 100 columns, colour on a terminal only.
 
+pub mod bench;
 pub mod failure;
 pub mod figures;
 pub mod mutants;
 pub mod page;
 pub mod replay;
 pub mod run;
+pub mod shrink;
 pub mod sweep;
 pub mod table;
 pub mod verify;

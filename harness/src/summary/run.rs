@@ -88,11 +88,12 @@ fn time(page: &mut Page, report: &RunReport) {
     let cpu = Duration::from_millis(report.cpu_time_ms);
     let text = match report.sim_time_ns.map(Duration::from_nanos) {
         Some(simulated) => format!(
-            "{} simulated in {} of wall time ({} CPU), {}",
+            "{} simulated in {} of wall time ({} CPU), {}, {} MiB at most",
             duration(simulated),
             duration(wall),
             duration(cpu),
-            counted(report.events.unwrap_or_default(), "event", "events")
+            counted(report.events.unwrap_or_default(), "event", "events"),
+            report.memory_peak_kib.div_ceil(1024)
         ),
         None => format!("{} of wall time ({} CPU)", duration(wall), duration(cpu)),
     };

@@ -55,7 +55,7 @@ fn specs() -> Vec<SpecInfo> {
         about: about.to_owned(),
         calibration: calibration.map(|expected| expected.iter().map(|property| (*property).to_owned()).collect()),
     };
-    SPECS.into_iter().map(spec).collect()
+    SPECS.into_iter().chain(crate::leaks::SPECS).map(spec).collect()
 }
 
 fn bugs() -> Vec<BugInfo> {
@@ -79,6 +79,9 @@ fn check_plan(plan: &serde_json::Value) -> Result<(), String> {
 }
 
 fn run(request: &RunRequest) -> RunRecord {
+    if crate::leaks::SPECS.iter().any(|(name, ..)| *name == request.spec) {
+        return crate::leaks::run(request);
+    }
     let counter = Rc::new(Counter::default());
     let _installed = buggify::install(counter.clone());
     visit_sites(request);
@@ -142,6 +145,7 @@ fn report(
         sim_time_ns: Some(steps * 1_000_000 + leak),
         wall_time_ms: 0,
         cpu_time_ms: 0,
+        memory_peak_kib: 0,
         ops: Some(Ops { attempted: 100, ok: 95, failed: 2, unknown: 3 }),
         faults: Some(BTreeMap::from([("power-loss".to_owned(), FaultCount { injected: 2, noticed: 1 })])),
         assertions: Some(counter.assertions()),

@@ -146,6 +146,9 @@ pub struct RunReport {
     pub sim_time_ns: Option<u64>,
     pub wall_time_ms: u64,
     pub cpu_time_ms: u64,
+    /// Largest resident memory of the run's process, in KiB.
+    #[serde(default)]
+    pub memory_peak_kib: u64,
     pub ops: Option<Ops>,
     pub faults: Option<BTreeMap<String, FaultCount>>,
     pub assertions: Option<Vec<AssertionCount>>,

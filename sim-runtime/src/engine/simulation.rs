@@ -22,7 +22,8 @@ use super::surroundings::{self, Surroundings};
 use super::system::{Client, Cluster, OpKind, Phase, System, Workload};
 use crate::disk::{Disk, Moment, PowerLossOutcome, Role, Shape, fault};
 use crate::escape;
-use crate::world::{self, Halt, HostId, Order, World, WorldConfig, network};
+use crate::world::draws::Key;
+use crate::world::{self, Halt, HostId, Order, Purpose, World, WorldConfig, network};
 
 /// A system, its workloads and a spec: everything but the seed.
 pub struct Simulation<E> {
@@ -259,6 +260,7 @@ impl<E: Clone + 'static> Parts<E> {
             sim_time_ns: Some(at_ns),
             wall_time_ms: 0,
             cpu_time_ms: 0,
+            memory_peak_kib: 0,
             ops: Some(self.run.ops()),
             faults: Some(self.faults()),
             assertions: Some(assertions),
@@ -422,13 +424,19 @@ fn count_power_loss(report: &mut PowerLossReport, outcome: &PowerLossOutcome) {
     }
 }
 
+/// Change points of a PCT order: a bug of depth d needs d - 1 of them, and nobody knows d.
+fn pct_depth(key: u64) -> u32 {
+    let drawn = Key::of_seed(key).draw(Purpose("pct depth"), 0, 0) % PCT_DEPTH_MAX;
+    u32::try_from(1 + drawn).expect("at most PCT_DEPTH_MAX")
+}
+
 fn world_config(plan: &Plan, window: Option<(u64, u64)>) -> WorldConfig {
     let knobs = &plan.world;
     WorldConfig {
         seed: plan.key,
         order: match knobs.order.as_str() {
             "fifo" => Order::Fifo,
-            "pct" => Order::Pct { depth: PCT_DEPTH },
+            "pct" => Order::Pct { depth: pct_depth(plan.key) },
             _ => Order::Uniform,
         },
         hold_probability_ppm: knobs.hold_ppm,
@@ -452,5 +460,5 @@ const CHECK_WATCH_NS: u64 = 10_000_000;
 const FORM_NS_MAX: u64 = 20_000_000_000;
 /// Bound on the final checks of one workload.
 const CHECK_NS_MAX: u64 = 20_000_000_000;
-/// Change points of the PCT order.
-const PCT_DEPTH: u32 = 3;
+/// Most change points of a PCT order.
+const PCT_DEPTH_MAX: u64 = 5;

@@ -87,6 +87,7 @@ impl Drop for Guard {
     fn drop(&mut self) {
         // The thread may be exiting; then nobody asks any more.
         let _ = ANSWERS.try_with(|cell| cell.set(self.previous));
+        follow(self.previous);
     }
 }
 
@@ -133,7 +134,15 @@ const TAKEN_MAX: usize = 64;
 
 fn replace(answers: Option<Answers>) -> Guard {
     let previous = ANSWERS.try_with(|cell| cell.replace(answers)).ok().flatten();
+    follow(answers);
     Guard { previous, this_thread: PhantomData }
+}
+
+fn follow(answers: Option<Answers>) {
+    #[cfg(target_arch = "x86_64")]
+    super::filter::trap_counter(answers.is_some());
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = answers;
 }
 
 /// A panic report opens files to name functions and lines; that is no escape of the simulated program.

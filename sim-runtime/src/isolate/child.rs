@@ -57,6 +57,10 @@ fn prepare(limits: &Limits, parent: libc::pid_t, stderr: &PipeWriter) -> io::Res
             libc::_exit(EXIT_SETUP);
         }
     }
+    // One arena: the thread that simulates is the only one that allocates, and the first arena gives memory back without
+    // looking at files of the kernel.
+    // SAFETY: a setting of the allocator of this process.
+    unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) };
     redirect(File::open("/dev/null")?.as_raw_fd(), libc::STDIN_FILENO)?;
     redirect(stderr.as_raw_fd(), libc::STDOUT_FILENO)?;
     redirect(stderr.as_raw_fd(), libc::STDERR_FILENO)?;
@@ -71,11 +75,13 @@ fn answer(run: Run, request: &RunRequest, limits: &Limits) -> io::Result<Answer>
     let thread =
         thread::Builder::new().name("simulation".to_owned()).stack_size(limits.stack_bytes).spawn(move || {
             escape::seed_hash_keys(seed);
+            escape::confine()?;
             let record = run(&request);
-            (record, escape::taken())
+            io::Result::Ok((record, escape::taken()))
         })?;
     Ok(match thread.join() {
-        Ok((mut record, escapes)) => {
+        Ok(Err(refused)) => return Err(refused),
+        Ok(Ok((mut record, escapes))) => {
             blame_escapes(&mut record, escapes);
             Answer::Record(Box::new(record))
         }

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::escape::BLOCKING_WAIT;
+use crate::escape::{BLOCKING_WAIT, ESCAPE};
 
 /// A run that left no record. `Display` is the message of its violation.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -21,6 +21,10 @@ pub enum Death {
     SegmentationFault,
     /// A lock or condition variable that nobody could ever release.
     BlockingWait,
+    /// It talked to the machine behind the guards' back.
+    Escape {
+        call: String,
+    },
     Killed {
         signal: i32,
     },
@@ -64,12 +68,21 @@ impl Death {
             libc::SIGABRT if stderr.contains(BLOCKING_WAIT) => Death::BlockingWait,
             libc::SIGABRT if stderr.contains("has overflowed its stack") => Death::StackOverflow,
             libc::SIGABRT if stderr.contains("memory allocation of") => Death::OutOfMemory,
-            libc::SIGABRT => Death::Abort,
+            libc::SIGABRT => escape(stderr).unwrap_or(Death::Abort),
+            signal @ libc::SIGALRM => escape(stderr).unwrap_or(Death::Killed { signal }),
+            // glibc blocks signals while it starts a thread or a process; then the filter cannot report.
+            libc::SIGSYS => Death::Escape { call: "raw system call with signals blocked".to_owned() },
             libc::SIGXCPU => Death::EndlessLoop,
             libc::SIGSEGV | libc::SIGBUS => Death::SegmentationFault,
             signal => Death::Killed { signal },
         }
     }
+}
+
+/// What the filter reports, before and after its backtrace.
+fn escape(stderr: &str) -> Option<Death> {
+    let call = stderr.lines().rev().find_map(|line| line.strip_prefix(ESCAPE))?;
+    Some(Death::Escape { call: call.to_owned() })
 }
 
 impl fmt::Display for Death {
@@ -82,6 +95,7 @@ impl fmt::Display for Death {
             Death::OutOfMemory => f.write_str("out of memory"),
             Death::SegmentationFault => f.write_str("segmentation fault"),
             Death::BlockingWait => f.write_str(BLOCKING_WAIT),
+            Death::Escape { call } => write!(f, "{ESCAPE}{call}"),
             Death::Killed { signal } => write!(f, "killed by signal {signal}"),
             Death::NoResult { code } => write!(f, "exit {code} without a result"),
             Death::WallTime => f.write_str("out of wall time"),

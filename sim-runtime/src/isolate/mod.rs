@@ -28,6 +28,7 @@ mod limits;
 mod outcome;
 mod pool;
 mod runner;
+mod usage;
 mod zygote;
 
 pub use death::Death;
@@ -36,6 +37,7 @@ pub use limits::Limits;
 pub use outcome::Outcome;
 pub use pool::Pool;
 pub use runner::{Runner, Surroundings, executable, fresh};
+pub use usage::{peak_memory_kib, thread_cpu_time};
 pub use zygote::enter;
 
 use crate::engine::record::{RunRecord, RunRequest};

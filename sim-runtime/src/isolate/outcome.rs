@@ -23,9 +23,11 @@ impl Outcome {
     /// The record with its times filled in; for a dead run one that says how it died and nothing else.
     pub fn into_record(self, request: &RunRequest) -> RunRecord {
         let (wall_time_ms, cpu_time_ms) = (self.wall_us.div_ceil(1000), self.cpu_us.div_ceil(1000));
+        let memory_peak_kib = self.memory_kib;
         let mut record = self.result.unwrap_or_else(|death| of_the_dead(&death, request));
         record.report.wall_time_ms = wall_time_ms;
         record.report.cpu_time_ms = cpu_time_ms;
+        record.report.memory_peak_kib = memory_peak_kib;
         record
     }
 
@@ -55,6 +57,7 @@ fn of_the_dead(death: &Death, request: &RunRequest) -> RunRecord {
             sim_time_ns: None,
             wall_time_ms: 0,
             cpu_time_ms: 0,
+            memory_peak_kib: 0,
             ops: None,
             faults: None,
             assertions: None,

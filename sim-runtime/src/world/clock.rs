@@ -177,10 +177,7 @@ impl Inner {
     }
 
     pub fn fire_timer(&self, key: Key) {
-        let Some(entry) = self.timers.borrow_mut().remove(key) else {
-            self.agenda.borrow_mut().skipped();
-            return;
-        };
+        let Some(entry) = self.timers.borrow_mut().remove(key) else { return };
         let event = self.record_caused(entry.host, Class::Timer, "", entry.armed_by, &[entry.deadline], (0, 0));
         self.cause.set(event);
         entry.waker.wake();

@@ -59,38 +59,45 @@ fn low(word: u64) -> u32 {
 /// One block of ChaCha with 8 rounds: 64 bytes as eight little-endian words. `stream` is the nonce, `block` the counter.
 fn chacha8(key: &[u32; 8], stream: u64, block: u64) -> [u64; 8] {
     const SIGMA: [u32; 4] = [0x6170_7865, 0x3320_646e, 0x7962_2d32, 0x6b20_6574];
-    let mut input = [0u32; 16];
-    input[..4].copy_from_slice(&SIGMA);
-    input[4..12].copy_from_slice(key);
-    input[12..].copy_from_slice(&[low(block), low(block >> 32), low(stream), low(stream >> 32)]);
-
-    let mut state = input;
+    let [k0, k1, k2, k3, k4, k5, k6, k7] = *key;
+    let input: [Row; 4] =
+        [SIGMA, [k0, k1, k2, k3], [k4, k5, k6, k7], [low(block), low(block >> 32), low(stream), low(stream >> 32)]];
+    let [mut a, mut b, mut c, mut d] = input;
     for _ in 0..4 {
-        quarter(&mut state, 0, 4, 8, 12);
-        quarter(&mut state, 1, 5, 9, 13);
-        quarter(&mut state, 2, 6, 10, 14);
-        quarter(&mut state, 3, 7, 11, 15);
-        quarter(&mut state, 0, 5, 10, 15);
-        quarter(&mut state, 1, 6, 11, 12);
-        quarter(&mut state, 2, 7, 8, 13);
-        quarter(&mut state, 3, 4, 9, 14);
+        quarters(&mut a, &mut b, &mut c, &mut d);
+        // The diagonals become columns.
+        (b, c, d) = (turn(b, 1), turn(c, 2), turn(d, 3));
+        quarters(&mut a, &mut b, &mut c, &mut d);
+        (b, c, d) = (turn(b, 3), turn(c, 2), turn(d, 1));
     }
+    let output = [a, b, c, d];
     std::array::from_fn(|index| {
-        let word = |at: usize| u64::from(state[at].wrapping_add(input[at]));
+        let word = |at: usize| u64::from(output[at / 4][at % 4].wrapping_add(input[at / 4][at % 4]));
         word(2 * index) | word(2 * index + 1) << 32
     })
 }
 
+/// Four words that are treated alike, so that the compiler uses one register for them.
+type Row = [u32; 4];
+
+/// Four quarter rounds, one per column.
 #[inline(always)]
-fn quarter(state: &mut [u32; 16], a: usize, b: usize, c: usize, d: usize) {
-    state[a] = state[a].wrapping_add(state[b]);
-    state[d] = (state[d] ^ state[a]).rotate_left(16);
-    state[c] = state[c].wrapping_add(state[d]);
-    state[b] = (state[b] ^ state[c]).rotate_left(12);
-    state[a] = state[a].wrapping_add(state[b]);
-    state[d] = (state[d] ^ state[a]).rotate_left(8);
-    state[c] = state[c].wrapping_add(state[d]);
-    state[b] = (state[b] ^ state[c]).rotate_left(7);
+fn quarters(a: &mut Row, b: &mut Row, c: &mut Row, d: &mut Row) {
+    let add = |x: &mut Row, y: &Row| (0..4).for_each(|lane| x[lane] = x[lane].wrapping_add(y[lane]));
+    let mix = |x: &mut Row, y: &Row, by: u32| (0..4).for_each(|lane| x[lane] = (x[lane] ^ y[lane]).rotate_left(by));
+    add(a, b);
+    mix(d, a, 16);
+    add(c, d);
+    mix(b, c, 12);
+    add(a, b);
+    mix(d, a, 8);
+    add(c, d);
+    mix(b, c, 7);
+}
+
+#[inline(always)]
+fn turn(row: Row, by: usize) -> Row {
+    std::array::from_fn(|lane| row[(lane + by) % 4])
 }
 
 /// Reads the draws of one (purpose, entity) in order: ordinals 0, 1, 2, ...

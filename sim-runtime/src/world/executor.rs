@@ -111,9 +111,8 @@ impl Inner {
         drop(tasks);
 
         let now = self.now.get();
-        if let Some(section_now) = self.section.borrow().as_ref().map(|section| section.now())
-            && section_now > now
-        {
+        let section_now = self.seen_now();
+        if section_now > now {
             // What a section does takes effect at the time it has reached.
             self.hold(key, section_now, hash::mix(self.salt ^ id, wakes));
             return;
@@ -243,8 +242,8 @@ impl Inner {
     fn run_until_done(&self, main: Key, poll_main: &mut dyn FnMut() -> MainPoll) -> Result<(), Halt> {
         let mut done = false;
         loop {
-            if let Some(halt) = self.halt.borrow_mut().take() {
-                return Err(halt);
+            if self.halt.borrow().is_some() {
+                return Err(self.halt.take().unwrap_or(Halt::Stopped));
             }
             if done {
                 return Ok(());
@@ -372,7 +371,7 @@ impl Inner {
 
     /// Nothing is ready: jumps to the next entry of the agenda and lets everything due then happen.
     fn advance(&self) -> Result<(), Halt> {
-        let next = self.agenda.borrow_mut().pop();
+        let next = self.agenda.borrow_mut().pop(|due| self.is_live(due));
         let Some(first) = next else { return Err(self.deadlock()) };
         let now = self.now.get();
         if first.at > now {
@@ -384,7 +383,7 @@ impl Inner {
         }
         self.happen(first);
         loop {
-            let next = self.agenda.borrow_mut().pop_due(self.now.get());
+            let next = self.agenda.borrow_mut().pop_due(self.now.get(), |due| self.is_live(due));
             match next {
                 Some(due) => {
                     self.count_at_instant()?;
@@ -418,6 +417,8 @@ impl Inner {
         self.end_poll();
     }
 
+    /// Whether an entry of the agenda is still wanted.
+    #[inline]
     pub fn is_live(&self, due: &Due) -> bool {
         match due.kind {
             Kind::Timer => self.timers.borrow().get(due.key).is_some(),

@@ -22,6 +22,7 @@ mod executor;
 pub(crate) mod hash;
 pub mod host;
 mod ids;
+mod installed;
 pub mod network;
 mod panics;
 pub mod section;

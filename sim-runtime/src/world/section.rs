@@ -87,7 +87,9 @@ pub fn horizon_ns() -> Nanos {
 pub fn buffer(effect: impl FnOnce() + 'static) {
     let mut effect = Some(effect);
     let mute = try_with(|world| {
-        if let Some(section) = world.section.borrow_mut().as_mut().filter(|section| !section.committing) {
+        if world.has_section()
+            && let Some(section) = world.section.borrow_mut().as_mut().filter(|section| !section.committing)
+        {
             let at = section.now();
             section.effects.extend(effect.take().map(|run| Effect { at, run: Box::new(run) }));
         }
@@ -175,7 +177,7 @@ async fn finish<T: Send>(result: Caught<T>, done: Option<Done>) -> T {
 fn start<T>(f: impl FnOnce() -> T, lane: Option<Lane>, name: &'static str) -> (Caught<T>, Option<Done>) {
     with(|world| {
         let start = world.now.get();
-        let nested = world.section.borrow_mut().replace(Section::new(start, false));
+        let nested = world.replace_section(Some(Section::new(start, false)));
         assert!(nested.is_none(), "a blocking section `{name}` was started inside another");
     });
     let result = catch_unwind(AssertUnwindSafe(f));
@@ -272,11 +274,11 @@ impl Future for Done {
 
 impl Inner {
     pub fn in_section(&self) -> bool {
-        self.section.borrow().as_ref().is_some_and(|section| !section.committing)
+        self.has_section() && self.section.borrow().as_ref().is_some_and(|section| !section.committing)
     }
 
     fn close_section(&self, lane: Option<Lane>, name: &'static str) -> Option<Done> {
-        let section = self.section.borrow_mut().take().expect("the section was opened by the caller");
+        let section = self.replace_section(None).expect("the section was opened by the caller");
         let end = section.now();
         let incarnation = self.context.get().incarnation;
         self.record(Class::Section, name, &[section.spent, section.effects.len() as u64], (0, 0));
@@ -336,9 +338,9 @@ impl Inner {
                 if effect.at > until || mute {
                     continue;
                 }
-                *self.section.borrow_mut() = Some(Section::new(effect.at, true));
+                self.replace_section(Some(Section::new(effect.at, true)));
                 let result = catch_unwind(AssertUnwindSafe(effect.run));
-                self.section.borrow_mut().take();
+                self.replace_section(None);
                 if let Err(payload) = result {
                     panics::caught(payload);
                 }

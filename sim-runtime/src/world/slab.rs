@@ -24,6 +24,7 @@ impl<T> Slab<T> {
         Slab { entries: Vec::new(), free: Vec::new() }
     }
 
+    #[inline]
     pub fn insert(&mut self, value: T) -> Key {
         if let Some(slot) = self.free.pop() {
             let entry = &mut self.entries[slot as usize];
@@ -47,6 +48,7 @@ impl<T> Slab<T> {
         if entry.0 == key.generation { entry.1.as_mut() } else { None }
     }
 
+    #[inline]
     pub fn remove(&mut self, key: Key) -> Option<T> {
         let entry = self.entries.get_mut(key.slot as usize)?;
         if entry.0 != key.generation {

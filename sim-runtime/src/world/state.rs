@@ -1,12 +1,11 @@
 //! The state of one world, and how code on its thread reaches it.
 //!
-//! A const thread-local holds the world that is running; every free function of [`super`] goes through it. The parts sit
+//! A thread-local ([`super::installed`]) leads to the world that is running; every free function of [`super`] goes through it. The parts sit
 //! in cells of their own and **no user code runs while one is borrowed**: wakers, destructors and actions are moved out
 //! first, since each of them may call back into the world.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
-use std::rc::Rc;
 
 use async_task::Runnable;
 
@@ -16,6 +15,7 @@ use super::config::WorldConfig;
 use super::draws;
 use super::executor::Ready;
 use super::host::{Host, KillHook};
+pub(crate) use super::installed::{Entered, try_with};
 use super::network::Network;
 use super::panics::PanicRecord;
 use super::section::{Pending, Section};
@@ -23,10 +23,6 @@ use super::slab::{Key, Slab};
 use super::task::{Completion, Meta, TaskEntry};
 use super::trace::{Class, Event, NO_EVENT, Trace};
 use super::{Cause, Halt, HostId, Incarnation, Nanos, hash};
-
-thread_local! {
-    static CURRENT: RefCell<Option<Rc<Inner>>> = const { RefCell::new(None) };
-}
 
 /// Runs `f` on the world of this thread.
 ///
@@ -45,42 +41,6 @@ pub(crate) fn with<R>(f: impl FnOnce(&Inner) -> R) -> R {
 #[track_caller]
 fn outside() -> ! {
     panic!("this needs a running simulation: call it inside World::run or World::enter")
-}
-
-/// Runs `f` on the world of this thread, if there is one.
-#[inline]
-pub(crate) fn try_with<R>(f: impl FnOnce(&Inner) -> R) -> Option<R> {
-    let current = |current: &RefCell<Option<Rc<Inner>>>| current.try_borrow().ok()?.as_deref().map(f);
-    CURRENT.try_with(current).ok().flatten()
-}
-
-/// Makes a world that of this thread until dropped.
-pub(crate) struct Entered {
-    /// Entering a world that is already entered changes nothing.
-    again: bool,
-}
-
-impl Entered {
-    /// # Panics
-    /// If another world is running on this thread.
-    pub fn new(world: &Rc<Inner>) -> Entered {
-        let running = CURRENT.with(|current| current.borrow().as_ref().map(|running| Rc::ptr_eq(running, world)));
-        assert!(running != Some(false), "another simulation is already running on this thread");
-        if running.is_none() {
-            CURRENT.with(|current| current.replace(Some(world.clone())));
-        }
-        Entered { again: running.is_some() }
-    }
-}
-
-impl Drop for Entered {
-    fn drop(&mut self) {
-        if !self.again {
-            // The world itself may be dropped here: outside of the borrow, since destructors may look for it.
-            let world = CURRENT.with(|current| current.borrow_mut().take());
-            drop(world);
-        }
-    }
 }
 
 /// On whose behalf code is running.
@@ -139,7 +99,10 @@ pub(crate) struct Inner {
     pub pending_kills: RefCell<Vec<(Incarnation, Cause)>>,
     pub network: RefCell<Network>,
 
+    /// Changed through [`replace_section`](Inner::replace_section) only.
     pub section: RefCell<Option<Section>>,
+    /// Whether there is a section: asked for every event.
+    has_section: Cell<bool>,
     pub pending_sections: RefCell<Slab<Pending>>,
 
     pub panics: RefCell<Vec<PanicRecord>>,
@@ -183,6 +146,7 @@ impl Inner {
             pending_kills: RefCell::default(),
             network: RefCell::new(network),
             section: RefCell::new(None),
+            has_section: Cell::new(false),
             pending_sections: RefCell::new(Slab::new()),
             panics: RefCell::default(),
             halt: RefCell::new(None),
@@ -205,33 +169,64 @@ impl Inner {
     /// Virtual time as the running code sees it: inside a section, with the I/O time used so far.
     #[inline]
     pub fn seen_now(&self) -> Nanos {
+        if self.has_section.get() { self.section_now() } else { self.now.get() }
+    }
+
+    #[cold]
+    fn section_now(&self) -> Nanos {
         self.section.borrow().as_ref().map_or(self.now.get(), Section::now)
     }
 
+    #[inline]
+    pub fn has_section(&self) -> bool {
+        self.has_section.get()
+    }
+
+    /// Opens or closes a section; returns the one before.
+    pub fn replace_section(&self, section: Option<Section>) -> Option<Section> {
+        self.has_section.set(section.is_some());
+        std::mem::replace(&mut *self.section.borrow_mut(), section)
+    }
+
     /// Records an event of the current incarnation, caused by the event being processed.
-    pub fn record(&self, class: Class, label: &'static str, fields: &[u64], bytes: (usize, u64)) -> u64 {
+    #[inline]
+    pub fn record<const N: usize>(
+        &self,
+        class: Class,
+        label: &'static str,
+        fields: &[u64; N],
+        bytes: (usize, u64),
+    ) -> u64 {
         let host = self.context.get().incarnation.host;
         self.record_for(host, class, label, fields, bytes)
     }
 
-    pub fn record_for(
+    /// [`record`](Inner::record) with any number of fields.
+    pub fn record_slice(&self, class: Class, fields: &[u64], bytes: (usize, u64)) -> u64 {
+        let (at, host, cause) = (self.seen_now(), self.context.get().incarnation.host, self.cause.get());
+        self.trace.borrow_mut().record(&Event { class, at, host, label: "", cause, fields, bytes })
+    }
+
+    #[inline]
+    pub fn record_for<const N: usize>(
         &self,
         host: HostId,
         class: Class,
         label: &'static str,
-        fields: &[u64],
+        fields: &[u64; N],
         bytes: (usize, u64),
     ) -> u64 {
         self.record_caused(host, class, label, self.cause.get(), fields, bytes)
     }
 
-    pub fn record_caused(
+    /// One copy per number of fields: what a run does most.
+    pub fn record_caused<const N: usize>(
         &self,
         host: HostId,
         class: Class,
         label: &'static str,
         cause: u64,
-        fields: &[u64],
+        fields: &[u64; N],
         bytes: (usize, u64),
     ) -> u64 {
         let at = self.seen_now();

@@ -51,6 +51,40 @@ pub enum Class {
 }
 
 impl Class {
+    /// Every class, in order.
+    pub const ALL: [Class; 30] = [
+        Class::Poll,
+        Class::Timer,
+        Class::Spawn,
+        Class::Hold,
+        Class::Action,
+        Class::Send,
+        Class::Deliver,
+        Class::Drop,
+        Class::Refused,
+        Class::Section,
+        Class::DiskRead,
+        Class::DiskWrite,
+        Class::DiskSync,
+        Class::DiskName,
+        Class::DiskFault,
+        Class::PowerLoss,
+        Class::Boot,
+        Class::Exit,
+        Class::Kill,
+        Class::Pause,
+        Class::Resume,
+        Class::Draw,
+        Class::Fault,
+        Class::Site,
+        Class::Client,
+        Class::Observe,
+        Class::Entropy,
+        Class::Clock,
+        Class::Panic,
+        Class::Link,
+    ];
+
     /// Kebab-case name, as in traces.
     pub const fn name(self) -> &'static str {
         match self {
@@ -119,8 +153,46 @@ struct Kept {
     label: &'static str,
     cause: u64,
     fields: [u64; FIELDS_KEPT],
-    field_count: usize,
+    field_count: u8,
     bytes: (usize, u64),
+}
+
+impl Kept {
+    /// No event: fills the ring until there are enough.
+    const NONE: Kept = Kept {
+        number: NO_EVENT,
+        class: Class::Poll,
+        at: 0,
+        host: HostId::DRIVER,
+        label: "",
+        cause: NO_EVENT,
+        fields: [0; FIELDS_KEPT],
+        field_count: 0,
+        bytes: (0, 0),
+    };
+
+    #[inline(always)]
+    fn set(&mut self, number: u64, event: &Event<'_>) {
+        self.number = number;
+        self.class = event.class;
+        self.at = event.at;
+        self.host = event.host;
+        self.label = event.label;
+        self.cause = event.cause;
+        for (kept, field) in self.fields.iter_mut().zip(event.fields) {
+            *kept = *field;
+        }
+        // At most FIELDS_KEPT.
+        self.field_count = event.fields.len().min(FIELDS_KEPT) as u8;
+        self.bytes = event.bytes;
+    }
+}
+
+/// All 128 bits: of NH (Black et al., UMAC, CRYPTO 1999), which sums such products of keyed pairs, so that a change of one
+/// word changes the sum unless its partner equals its key.
+#[inline(always)]
+fn product(left: u64, right: u64) -> u128 {
+    u128::from(left) * u128::from(right)
 }
 
 /// Length and hash of some bytes, as an event carries them.
@@ -133,15 +205,15 @@ pub(crate) struct Trace {
     lanes: (u64, u64),
     checkpoint_mask: u64,
     checkpoints: Vec<Checkpoint>,
+    /// The last events, each at its number modulo the length, which is a power of two.
     ring: Vec<Kept>,
-    ring_size: usize,
-    /// Where the oldest event of a full ring is.
-    ring_next: usize,
     window: (u64, u64),
     windowed: Vec<Kept>,
     /// What surrounded the first violation.
     violation: Vec<Kept>,
     after_violation: usize,
+    /// Whether events are kept outside the ring at all.
+    keeps_more: bool,
     all_notes: bool,
     notes: BTreeMap<u64, String>,
     note_order: VecDeque<u64>,
@@ -154,13 +226,12 @@ impl Trace {
             lanes: (hash::K0, hash::K1),
             checkpoint_mask: (1u64 << checkpoint_every_log2.min(63)) - 1,
             checkpoints: Vec::new(),
-            ring: Vec::with_capacity(ring_size),
-            ring_size,
-            ring_next: 0,
+            ring: vec![Kept::NONE; ring_size.next_power_of_two()],
             window: window.unwrap_or((0, 0)),
             windowed: Vec::new(),
             violation: Vec::new(),
             after_violation: 0,
+            keeps_more: window.is_some(),
             all_notes,
             notes: BTreeMap::new(),
             note_order: VecDeque::new(),
@@ -179,29 +250,37 @@ impl Trace {
         &self.checkpoints
     }
 
-    /// Records one event and returns its number.
-    #[inline]
+    /// Records one event and returns its number. Inlined, so that the loops over the fields have known lengths.
+    #[inline(always)]
     pub fn record(&mut self, event: &Event<'_>) -> u64 {
         let number = self.events;
         let head = event.class as u64 | (event.fields.len() as u64) << 8 | u64::from(event.host.0) << 32;
-        self.absorb(head, event.at);
+        // The number of words follows from the head, so that no two events have the same words.
+        let mut sum = product(head ^ hash::K0, event.at ^ hash::K1);
         let (pairs, last) = event.fields.as_chunks::<2>();
+        let mut key = hash::K2;
         for [left, right] in pairs {
-            self.absorb(*left, *right);
+            sum = sum.wrapping_add(product(left ^ key, right ^ key.rotate_left(32)));
+            key = key.wrapping_add(hash::K3);
         }
         if let [last] = last {
-            self.absorb(*last, 0);
+            sum = sum.wrapping_add(product(last ^ key, !key));
         }
         if event.bytes.0 > 0 {
-            self.absorb(event.bytes.0 as u64, event.bytes.1);
+            sum = sum.wrapping_add(product(event.bytes.1 ^ hash::K3, event.bytes.0 as u64 ^ hash::K2.rotate_left(17)));
         }
+        self.absorb(sum as u64, (sum >> 64) as u64);
         self.events += 1;
         if self.events & self.checkpoint_mask == 0 {
             self.checkpoints.push(Checkpoint { events: self.events, digest: self.lanes });
         }
-        let windowed = self.is_windowed(number);
-        if self.ring_size > 0 || windowed || self.after_violation > 0 {
-            self.keep(number, event, windowed);
+        // The length is a power of two, at least 1.
+        let slot = number as usize & (self.ring.len() - 1);
+        if let Some(slot) = self.ring.get_mut(slot) {
+            slot.set(number, event);
+        }
+        if self.keeps_more {
+            self.keep_more(number, event);
         }
         number
     }
@@ -220,36 +299,24 @@ impl Trace {
         self.window.0 <= number && number < self.window.1
     }
 
-    fn keep(&mut self, number: u64, event: &Event<'_>, windowed: bool) {
-        let mut fields = [0; FIELDS_KEPT];
-        for (kept, field) in fields.iter_mut().zip(event.fields) {
-            *kept = *field;
-        }
-        let field_count = event.fields.len().min(FIELDS_KEPT);
-        let kept = Kept {
-            number,
-            class: event.class,
-            at: event.at,
-            host: event.host,
-            label: event.label,
-            cause: event.cause,
-            fields,
-            field_count,
-            bytes: event.bytes,
-        };
-        if windowed {
+    #[cold]
+    fn keep_more(&mut self, number: u64, event: &Event<'_>) {
+        let mut kept = Kept::NONE;
+        kept.set(number, event);
+        if self.is_windowed(number) {
             self.windowed.push(kept);
         }
         if self.after_violation > 0 {
             self.after_violation -= 1;
             self.violation.push(kept);
         }
-        if self.ring.len() < self.ring_size {
-            self.ring.push(kept);
-        } else if let Some(slot) = self.ring.get_mut(self.ring_next) {
-            *slot = kept;
-            self.ring_next = if self.ring_next + 1 == self.ring_size { 0 } else { self.ring_next + 1 };
-        }
+    }
+
+    /// The last events, oldest first.
+    fn recent(&self) -> impl Iterator<Item = &Kept> {
+        let oldest = self.events as usize & (self.ring.len() - 1);
+        let (newer, older) = self.ring.split_at(oldest);
+        older.iter().chain(newer).filter(|event| event.number != NO_EVENT)
     }
 
     /// Attaches a text to the last event, if that event is kept with its notes.
@@ -267,7 +334,7 @@ impl Trace {
         note.push_str(&text);
         if !windowed && self.note_order.back() != Some(&number) {
             self.note_order.push_back(number);
-            let kept = self.ring_size + KEPT_AFTER_VIOLATION;
+            let kept = self.ring.len() + KEPT_AFTER_VIOLATION;
             if self.note_order.len() > kept && self.violation.is_empty() {
                 let oldest = self.note_order.pop_front().unwrap_or(number);
                 self.notes.remove(&oldest);
@@ -278,14 +345,15 @@ impl Trace {
     /// Keeps what led here and what follows. Only the first call counts.
     pub fn mark_violation(&mut self) {
         if self.violation.is_empty() {
-            self.violation = self.ring.clone();
+            self.violation = self.recent().copied().collect();
             self.after_violation = KEPT_AFTER_VIOLATION;
+            self.keeps_more = true;
         }
     }
 
     /// Everything kept, in order, once.
     pub fn render(&self, host_name: impl Fn(HostId) -> String) -> Vec<TraceEvent> {
-        let mut kept: Vec<&Kept> = self.violation.iter().chain(&self.windowed).chain(&self.ring).collect();
+        let mut kept: Vec<&Kept> = self.violation.iter().chain(&self.windowed).chain(self.recent()).collect();
         kept.sort_by_key(|event| event.number);
         kept.dedup_by_key(|event| event.number);
         kept.into_iter()
@@ -305,7 +373,7 @@ impl Trace {
         if !event.label.is_empty() {
             parts.push(event.label.to_owned());
         }
-        let fields: Vec<String> = event.fields[..event.field_count].iter().map(field_text).collect();
+        let fields: Vec<String> = event.fields[..usize::from(event.field_count)].iter().map(field_text).collect();
         if !fields.is_empty() {
             parts.push(fields.join(" "));
         }
@@ -327,7 +395,7 @@ fn field_text(field: &u64) -> String {
 /// Folds one event into the digest and returns its number: class, time, current host, fields, and length and hash of
 /// the bytes. Ignored (and 0) outside a world and for a dead incarnation.
 pub fn record(class: Class, fields: &[u64], bytes: &[u8]) -> u64 {
-    state::try_with(|world| if world.is_mute() { 0 } else { world.record(class, "", fields, hash_bytes(bytes)) })
+    state::try_with(|world| if world.is_mute() { 0 } else { world.record_slice(class, fields, hash_bytes(bytes)) })
         .unwrap_or(0)
 }
 

@@ -23,6 +23,8 @@ impl<T: Trial> Shrinker<'_, T> {
         let quiet = WorldKnobs { disk: self.best.plan.world.disk, ..WorldKnobs::quiet() };
         self.take(Plan { world: WorldKnobs::quiet(), ..self.best.plan.clone() });
         self.take(Plan { world: quiet, ..self.best.plan.clone() });
+        self.fewer_servers();
+        while self.take(sooner(&self.best.plan)) {}
         for list in [&FaultPoints as &dyn List, &Knobs(self.knobs), &Faults, &Clients] {
             let plan = &self.best.plan;
             let candidate = list.without(plan, 0..list.len(plan));
@@ -32,16 +34,20 @@ impl<T: Trial> Shrinker<'_, T> {
 
     /// Fewer servers, a world with less noise, shorter and earlier faults and operations.
     pub(super) fn simplify(&mut self) {
-        for servers in [1, 3] {
-            if let Some(candidate) = with_servers(&self.best.plan, servers) {
-                self.take(candidate);
-            }
-        }
+        self.fewer_servers();
         self.calm_world();
         for number in 0..self.best.plan.faults.len() {
             while self.take_first(shorter_fault(&self.best.plan, number)).is_some() {}
         }
         while self.take(sooner(&self.best.plan)) {}
+    }
+
+    fn fewer_servers(&mut self) {
+        for servers in [1, 3] {
+            if let Some(candidate) = with_servers(&self.best.plan, servers) {
+                self.take(candidate);
+            }
+        }
     }
 
     fn calm_world(&mut self) {

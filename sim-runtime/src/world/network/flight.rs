@@ -9,7 +9,7 @@ use crate::world::draws::{self, Dice, Purpose, Stream};
 use crate::world::host::HostStatus;
 use crate::world::slab::{Key, Slab};
 use crate::world::state::Inner;
-use crate::world::trace::{Class, NO_EVENT, hash_bytes};
+use crate::world::trace::{Class, hash_bytes};
 use crate::world::{Cause, HostId, Incarnation, Nanos, hash};
 
 const LINK: Purpose = Purpose("link");
@@ -75,6 +75,21 @@ impl Network {
     }
 
     pub(super) fn link(&mut self, from: HostId, to: HostId) -> &mut Link {
+        self.open_link(from, to);
+        self.links[from.0 as usize][to.0 as usize].as_mut().expect("the link was opened")
+    }
+
+    /// Makes the link if there is none yet.
+    #[inline]
+    fn open_link(&mut self, from: HostId, to: HostId) {
+        let links = self.links.get(from.0 as usize).and_then(|links| links.get(to.0 as usize));
+        if !matches!(links, Some(Some(_))) {
+            self.make_link(from, to);
+        }
+    }
+
+    #[cold]
+    fn make_link(&mut self, from: HostId, to: HostId) {
         let (row, column) = (from.0 as usize, to.0 as usize);
         if self.links.len() <= row {
             self.links.resize_with(row + 1, Vec::new);
@@ -83,11 +98,9 @@ impl Network {
         if links.len() <= column {
             links.resize_with(column + 1, || None);
         }
-        let key = &self.key;
-        links[column].get_or_insert_with(|| {
-            let id = draws::entity(&[u64::from(from.0), u64::from(to.0)]);
-            Box::new(Link { draws: key.stream(LINK, id), id, config: None, is_cut: false, epoch: 0 })
-        })
+        let id = draws::entity(&[u64::from(from.0), u64::from(to.0)]);
+        let draws = self.key.stream(LINK, id);
+        links[column] = Some(Box::new(Link { draws, id, config: None, is_cut: false, epoch: 0 }));
     }
 
     pub(super) fn find(&self, host: HostId, port: u16) -> Option<Key> {
@@ -149,17 +162,17 @@ impl Inner {
     fn fly(&self, mut message: InFlight) {
         let sent_at = self.seen_now();
         let mut network = self.network.borrow_mut();
-        network.counts.sent += 1;
-        network.counts.sent_bytes += message.hash.0 as u64;
-        let world_config = network.config.clone();
-        let link = network.link(message.from, message.to);
+        network.open_link(message.from, message.to);
+        let Network { config, links, flying, counts, .. } = &mut *network;
+        let link = links[message.from.0 as usize][message.to.0 as usize].as_mut().expect("the link was opened");
+        counts.sent += 1;
+        counts.sent_bytes += message.hash.0 as u64;
         let ordinal = link.draws.ordinal();
         let mut dice = Dice::new(link.draws.next_u64());
-        let config = link.config.clone().unwrap_or(world_config);
+        let config = link.config.as_ref().unwrap_or(config);
         let (is_cut, id) = (link.is_cut, link.id);
         message.epoch = link.epoch;
         if is_cut || dice.chance(config.loss_ppm) {
-            let counts = &mut network.counts;
             if is_cut {
                 counts.cut_drops += 1
             } else {
@@ -170,21 +183,22 @@ impl Inner {
             return;
         }
         let bits = message.hash.0 as u64 * 8;
-        let copies = 1 + usize::from(dice.chance(config.duplicate_ppm));
-        for copy in 0..copies {
-            let flight = Flight::draw(&config, &mut dice, bits, &mut network.counts);
-            let mut message = if copy + 1 < copies { message.copy() } else { std::mem::take(&mut message) };
-            if copy > 0 {
-                network.counts.duplicated += 1;
-            }
+        let twin = dice.chance(config.duplicate_ppm).then(|| message.copy());
+        counts.duplicated += u64::from(twin.is_some());
+        let mut launch = |mut message: InFlight, copy: u64| {
+            let flight = Flight::draw(config, &mut dice, bits, counts);
             if let Some(bit) = flight.corrupt_bit {
-                network.counts.corrupted += 1;
+                counts.corrupted += 1;
                 message.flip(bit);
             }
-            let key = network.flying.insert(message);
+            let key = flying.insert(message);
             let at = sent_at.saturating_add(flight.latency).max(self.now.get());
-            let tie = hash::mix(self.salt ^ id, ordinal * 2 + copy as u64);
+            let tie = hash::mix(self.salt ^ id, ordinal * 2 + copy);
             self.agenda.borrow_mut().push(at, tie, Kind::Packet, key);
+        };
+        launch(message, 0);
+        if let Some(twin) = twin {
+            launch(twin, 1);
         }
     }
 
@@ -262,21 +276,6 @@ impl Inner {
             epoch: 0,
             sent_by: number,
         });
-    }
-}
-
-impl Default for InFlight {
-    fn default() -> InFlight {
-        InFlight {
-            from: HostId::DRIVER,
-            from_port: 0,
-            to: HostId::DRIVER,
-            to_port: 0,
-            payload: Payload::Refusal(0),
-            hash: (0, 0),
-            epoch: 0,
-            sent_by: NO_EVENT,
-        }
     }
 }
 
