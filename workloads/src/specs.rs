@@ -26,6 +26,9 @@ const TEXTS: &[(&str, &str)] = &[
     ("dirty-pages", include_str!("../specs/dirty-pages.toml")),
     ("partitions", include_str!("../specs/partitions.toml")),
     ("byzantine", include_str!("../specs/byzantine.toml")),
+    ("byzantine-duplicate", include_str!("../specs/byzantine-duplicate.toml")),
+    ("byzantine-entries", include_str!("../specs/byzantine-entries.toml")),
+    ("byzantine-term", include_str!("../specs/byzantine-term.toml")),
     ("membership", include_str!("../specs/membership.toml")),
     ("clocks", include_str!("../specs/clocks.toml")),
 ];
