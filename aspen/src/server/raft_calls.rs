@@ -58,7 +58,7 @@ impl<E: Env> Server<E> {
             Request::SnapshotChunk(chunk) => self.snapshot_chunk(chunk).await.map(Response::Snapshot),
             Request::SnapshotFinish(finish) => self.snapshot_finish(finish).await.map(Response::Snapshot),
             Request::TransferLeader(transfer) => self.transfer_leader(transfer).await,
-            Request::Write { .. } | Request::Read { .. } | Request::Leader => {
+            Request::Write { .. } | Request::Read { .. } | Request::Leader | Request::Admin { .. } => {
                 Err(Refusal::new(ErrorCode::Malformed, "not a request of a node"))
             }
         }
