@@ -9,7 +9,7 @@ use crate::world::draws::{self, Dice, Purpose, Stream};
 use crate::world::host::HostStatus;
 use crate::world::slab::{Key, Slab};
 use crate::world::state::Inner;
-use crate::world::trace::{Class, NO_EVENT, hash_bytes};
+use crate::world::trace::{Class, hash_bytes};
 use crate::world::{Cause, HostId, Incarnation, Nanos, hash};
 
 const LINK: Purpose = Purpose("link");
