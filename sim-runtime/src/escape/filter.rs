@@ -17,8 +17,8 @@ use std::ptr;
 
 use libc::{c_int, c_long, c_void, siginfo_t, sock_filter, ucontext_t};
 
-use super::state::{simulating, suspend};
 use super::ESCAPE;
+use super::state::{simulating, suspend};
 
 /// What the simulating thread may ask of the kernel: memory, signals, locks, its pipes, its own end. None of the answers
 /// depends on anything but the thread's own past, except the process id, which `abort` needs.
@@ -118,15 +118,8 @@ std::arch::global_asm!(
 );
 
 unsafe extern "C" {
-    fn sim_runtime_raw_call(
-        number: c_long,
-        a: c_long,
-        b: c_long,
-        c: c_long,
-        d: c_long,
-        e: c_long,
-        f: c_long,
-    ) -> c_long;
+    fn sim_runtime_raw_call(number: c_long, a: c_long, b: c_long, c: c_long, d: c_long, e: c_long, f: c_long)
+    -> c_long;
     fn sim_runtime_raw_call_end();
 }
 

@@ -1,7 +1,7 @@
-//! glibc's allocator, for a process whose only busy thread is short-lived: it keeps what it was given.
+//! glibc's allocator, for a process that ends soon: it keeps what it was given.
 //!
-//! By default a second thread gets an arena of its own, which grows and shrinks by system calls a page at a time and looks
-//! at files of the kernel when it shrinks; a run does that ten thousand times.
+//! The simulating thread has an arena of its own, whose contents and layout are the run's alone. By default that arena
+//! gives memory back and takes it again by system calls, thousands of times in a run, and looks at files of the kernel.
 
 use libc::c_int;
 
@@ -14,12 +14,8 @@ const MAP_BYTES: c_int = 32 << 20;
 
 /// Changes the settings of this process, for good.
 pub(super) fn tune() {
-    let settings = [
-        (libc::M_ARENA_MAX, 1),
-        (libc::M_TRIM_THRESHOLD, TRIM_BYTES),
-        (libc::M_TOP_PAD, GROW_BYTES),
-        (libc::M_MMAP_THRESHOLD, MAP_BYTES),
-    ];
+    let settings =
+        [(libc::M_TRIM_THRESHOLD, TRIM_BYTES), (libc::M_TOP_PAD, GROW_BYTES), (libc::M_MMAP_THRESHOLD, MAP_BYTES)];
     for (setting, value) in settings {
         // SAFETY: settings of the allocator. One that is refused costs time, nothing else.
         unsafe { libc::mallopt(setting, value) };

@@ -316,7 +316,10 @@ mod tests {
                 while let Some(due) = agenda.pop_due(now, |_| true) {
                     assert_eq!(Some(due.at), model.pop().map(|Reverse((at, _))| at), "seed {seed}");
                 }
-                assert!(model.peek().is_none_or(|Reverse((at, _))| *at > now), "seed {seed}: all that is due was popped");
+                assert!(
+                    model.peek().is_none_or(|Reverse((at, _))| *at > now),
+                    "seed {seed}: all that is due was popped"
+                );
                 assert_eq!(agenda.len(), model.len());
             }
         }

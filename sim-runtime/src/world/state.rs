@@ -191,7 +191,13 @@ impl Inner {
 
     /// Records an event of the current incarnation, caused by the event being processed.
     #[inline]
-    pub fn record<const N: usize>(&self, class: Class, label: &'static str, fields: &[u64; N], bytes: (usize, u64)) -> u64 {
+    pub fn record<const N: usize>(
+        &self,
+        class: Class,
+        label: &'static str,
+        fields: &[u64; N],
+        bytes: (usize, u64),
+    ) -> u64 {
         let host = self.context.get().incarnation.host;
         self.record_for(host, class, label, fields, bytes)
     }

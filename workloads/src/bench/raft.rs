@@ -44,11 +44,8 @@ const CLIENT_PAUSE: Duration = Duration::from_millis(10);
 const VALUE_BYTES: usize = 128;
 const KEYS: u64 = 1000;
 /// When the leader is isolated, and when it is back, in ns.
-const ISOLATIONS_NS: [(u64, u64); 3] = [
-    (16_000_000_000, 21_000_000_000),
-    (31_000_000_000, 36_000_000_000),
-    (46_000_000_000, 51_000_000_000),
-];
+const ISOLATIONS_NS: [(u64, u64); 3] =
+    [(16_000_000_000, 21_000_000_000), (31_000_000_000, 36_000_000_000), (46_000_000_000, 51_000_000_000)];
 
 type Types = TypeConfig<SimEnv>;
 type Raft<S> = openraft::Raft<Types, <S as Stores>::State>;
