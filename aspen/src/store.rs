@@ -14,7 +14,7 @@ use crate::env::{Env, Lane};
 use crate::floor::DurableFloor;
 use crate::health::Health;
 use crate::limits::Limits;
-use crate::log_store::{LogConfig, LogRecovery, LogStore};
+use crate::log_store::{LOG_FILE, LogConfig, LogRecovery, LogStore};
 use crate::state_machine::{StateConfig, StateMachine, StateReader, StateRecovery};
 use crate::types::LogId;
 
@@ -40,6 +40,9 @@ pub struct StoreConfig {
     pub apply_batch_bytes_max: usize,
     /// Bytes of keys and values at which the answer to a scan is cut. 0 (one row) to the limit of a message.
     pub scan_bytes_max: usize,
+    /// Refuse a directory without a log: for a node that is known to have served. A node that lost its disk has forgotten
+    /// its vote, and would give a second one.
+    pub must_exist: bool,
     pub limits: Limits,
 }
 
@@ -57,6 +60,7 @@ impl Default for StoreConfig {
             apply_batch_entries_max: 1000,
             apply_batch_bytes_max: 4 << 20,
             scan_bytes_max: 4 << 20,
+            must_exist: false,
             limits: Limits::default(),
         }
     }
@@ -162,11 +166,18 @@ pub async fn open<E: Env>(env: &E, dir: &Path, config: &StoreConfig) -> Result<S
     let health = Health::default();
     let floor = DurableFloor::default();
     let make_directory = {
-        let (env, dir) = (env.clone(), dir.to_owned());
-        move || make_durable_directory(&env, &dir)
+        let (env, dir, must_exist) = (env.clone(), dir.to_owned(), config.must_exist);
+        move || {
+            make_durable_directory(&env, &dir)?;
+            Ok(must_exist && !env.exists(&dir.join(LOG_FILE))?)
+        }
     };
     let made = env.lane("store").run(make_directory).await.unwrap_or_else(|stopped| Err(stopped.into()));
-    made.map_err(|error| StoreError::from_io("make its directory", error))?;
+    let is_lost = made.map_err(|error| StoreError::from_io("make its directory", error))?;
+    if is_lost {
+        let found = "the node has served before, but there is no log: the vote is lost".to_owned();
+        return Err(StoreError::Inconsistent { found, advice: REPLACE });
+    }
     let opened = LogStore::open(env, dir, config.log(), health.clone(), Some(floor.clone())).await;
     let (log, log_recovery) = opened.map_err(|error| StoreError::from_io("open the log", error))?;
     let opened = open_state(env, dir, config, &health, floor, log_recovery).await;

@@ -37,6 +37,10 @@ pub enum Command {
     List(ListArguments),
     /// Look for every planted bug
     Mutants(MutantsArguments),
+    /// Make a failing run small: a scenario and a test
+    Shrink(ShrinkArguments),
+    /// Keep scenarios that once failed
+    Seeds(SeedsArguments),
     /// Time a fixed amount of work: pingpong, raft-memory, raft-real, default
     Bench(BenchArguments),
 }
@@ -112,6 +116,10 @@ pub struct ReplayArguments {
     /// An artifact that a failing run or `run --save` wrote
     #[arg(value_name = "FILE")]
     pub file: PathBuf,
+    /// Until the recorded violation recurs, vary what is drawn during the run so often: for another build, where the
+    /// same plan meets other luck
+    #[arg(long, value_name = "N", default_value_t = NonZeroUsize::MIN)]
+    pub tries: NonZeroUsize,
     /// Print one JSON object to stdout and everything else to stderr
     #[arg(long)]
     pub json: bool,
@@ -151,6 +159,28 @@ pub struct MutantsArguments {
 }
 
 #[derive(Debug, Args)]
+pub struct ShrinkArguments {
+    /// An artifact of a failing run
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// Begin no new run after this long
+    #[arg(long, value_name = "T", default_value = "2m", value_parser = humantime::parse_duration)]
+    pub budget: Duration,
+    /// Runs at a time [default: one per core]
+    #[arg(long, value_name = "J")]
+    pub jobs: Option<NonZeroUsize>,
+    /// Keys that each candidate is given before it counts as passing
+    #[arg(long, value_name = "N", default_value_t = 2)]
+    pub tries: u64,
+    /// Write the scenario here, and the test beside it [default: FILE with `.small.json` at its end]
+    #[arg(long, value_name = "FILE")]
+    pub out: Option<PathBuf>,
+    /// Print one JSON object to stdout and everything else to stderr
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
 pub struct BenchArguments {
     /// pingpong, raft-memory, raft-real or default
     #[arg(value_name = "NAME")]
@@ -167,6 +197,63 @@ pub struct BenchArguments {
     /// Print one JSON object to stdout and everything else to stderr
     #[arg(long)]
     pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct SeedsArguments {
+    #[command(subcommand)]
+    pub command: SeedsCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum SeedsCommand {
+    /// Add a scenario to the corpus
+    Add(AddArguments),
+    /// Print the corpus, one scenario a line
+    List(CorpusArguments),
+    /// Run the corpus: 0 when every scenario passes, 5 when one is stale
+    Verify(VerifyCorpusArguments),
+}
+
+/// Where the corpus is.
+#[derive(Debug, Args)]
+pub struct CorpusArguments {
+    /// The corpus
+    #[arg(long, value_name = "DIR", default_value = "seeds/")]
+    pub dir: PathBuf,
+    /// Print one JSON object to stdout and everything else to stderr
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct AddArguments {
+    /// A scenario that `shrink` wrote, or any artifact
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// What it guards, in a sentence
+    #[arg(long, value_name = "TEXT")]
+    pub why: String,
+    /// Its name in the corpus [default: the name of FILE]
+    #[arg(long, value_name = "NAME")]
+    pub name: Option<String>,
+    #[command(flatten)]
+    pub corpus: CorpusArguments,
+}
+
+#[derive(Debug, Args)]
+pub struct VerifyCorpusArguments {
+    /// Planted bug to switch on; without it the corpus runs on the code as it is
+    #[arg(long, value_name = "B")]
+    pub bug: Option<String>,
+    /// Keys that a scenario is given until it reaches what it must
+    #[arg(long, value_name = "N", default_value_t = 64)]
+    pub tries: u64,
+    /// Runs at a time [default: one per core]
+    #[arg(long, value_name = "J")]
+    pub jobs: Option<NonZeroUsize>,
+    #[command(flatten)]
+    pub corpus: CorpusArguments,
 }
 
 /// Why there is nothing to execute.

@@ -35,6 +35,9 @@ pub struct Artifact {
     pub record: RunRecord,
     /// The last of what the run wrote to stderr.
     pub stderr: String,
+    /// What a scenario of the corpus guards, in a sentence.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
 }
 
 impl Artifact {
@@ -51,6 +54,7 @@ impl Artifact {
             request: RunRequest { plan, window: None, ..request.clone() },
             record,
             stderr: stderr.to_owned(),
+            why: None,
         })
     }
 

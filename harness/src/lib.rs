@@ -4,6 +4,7 @@
 //! - [`arguments`]: what can be asked, [`command`]: one file per command
 //! - [`artifact`]: runs on disk, versioned, naming the build that made them
 //! - [`tally`], [`coverage`]: many runs merged, [`difference`]: two runs compared
+//! - [`trial`]: candidates of a shrink; [`scenario`]: what a shrunk run must reach; [`corpus`]: scenarios that are kept
 //! - [`summary`]: what people read
 //! - [`exit`]: what scripts read
 //!
@@ -13,14 +14,17 @@
 pub mod arguments;
 pub mod artifact;
 pub mod command;
+pub mod corpus;
 pub mod coverage;
 pub mod difference;
 pub mod error;
 pub mod exit;
 pub mod progress;
+pub mod scenario;
 pub mod subject;
 pub mod summary;
 pub mod tally;
+pub mod trial;
 
 use std::process::ExitCode;
 

@@ -14,21 +14,28 @@ pub struct Progress {
     last_line: Instant,
     done: u64,
     total: Option<u64>,
+    what: &'static str,
 }
 
 impl Progress {
-    /// `total` is the number of steps, if known.
+    /// Over seeds; `total` is their number, if known.
     pub fn new(total: Option<u64>) -> Progress {
+        Progress::over("seeds", total)
+    }
+
+    /// `what` names the steps.
+    pub fn over(what: &'static str, total: Option<u64>) -> Progress {
         let bar = stderr().is_terminal().then(|| {
             let bar = ProgressBar::with_draw_target(total, ProgressDrawTarget::stderr());
             let template = match total {
-                Some(_) => "{bar:30} {pos}/{len} seeds, {msg}, {per_sec}, {eta} left",
-                None => "{spinner} {pos} seeds, {msg}, {per_sec}, {elapsed}",
+                Some(_) => "{bar:30} {pos}/{len} {prefix}, {msg}, {per_sec}, {eta} left",
+                None => "{spinner} {pos} {prefix}, {msg}, {per_sec}, {elapsed}",
             };
             bar.set_style(ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()));
+            bar.set_prefix(what);
             bar
         });
-        Progress { bar, last_line: Instant::now(), done: 0, total }
+        Progress { bar, last_line: Instant::now(), done: 0, total, what }
     }
 
     /// One more step is done; `state` says how it stands.
@@ -42,7 +49,7 @@ impl Progress {
             None if self.last_line.elapsed() >= LINE_INTERVAL => {
                 self.last_line = Instant::now();
                 let of = self.total.map(|total| format!("/{total}")).unwrap_or_default();
-                eprintln!("{}{of} seeds, {}", self.done, state());
+                eprintln!("{}{of} {}, {}", self.done, self.what, state());
             }
             None => {}
         }

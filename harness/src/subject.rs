@@ -1,5 +1,6 @@
 //! The simulations that an executable offers.
 
+use sim_runtime::engine::Knob;
 use sim_runtime::engine::listing::{BugInfo, SpecInfo};
 use sim_runtime::isolate::{Limits, Run};
 
@@ -14,6 +15,8 @@ pub struct Subject {
     /// Says what is wrong with a plan that came from a file, where it may have been edited. `run` may panic on a plan
     /// that was refused here, and on no other.
     pub check_plan: fn(&serde_json::Value) -> Result<(), String>,
+    /// Tunables of the system under test, with the defaults to which shrinking sets them.
+    pub knobs: fn() -> &'static [Knob],
     /// What one run may use.
     pub limits: Limits,
 }
@@ -21,7 +24,7 @@ pub struct Subject {
 impl Subject {
     /// With the usual limits, and taking any plan.
     pub fn new(run: Run, specs: fn() -> Vec<SpecInfo>, bugs: fn() -> Vec<BugInfo>) -> Subject {
-        Subject { run, specs, bugs, check_plan: |_| Ok(()), limits: Limits::default() }
+        Subject { run, specs, bugs, check_plan: |_| Ok(()), knobs: || &[], limits: Limits::default() }
     }
 
     /// # Errors

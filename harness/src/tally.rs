@@ -44,7 +44,7 @@ pub struct Tally {
     pub failures: Vec<Failure>,
     pub doubts: Vec<Doubt>,
     pub coverage: Coverage,
-    /// Every property that any run violated.
+    /// Every property that any run violated; of a calibration spec, what each run violated first.
     fired: BTreeSet<String>,
     pub power_loss: PowerLossReport,
     pub runs_lost_then_served: u64,
@@ -120,7 +120,9 @@ impl Tally {
                 self.doubts.push(Doubt { seed: report.seed, reasons: report.doubts.clone() });
             }
         }
-        self.fired.extend(report.violations.iter().map(|violation| violation.property.clone()));
+        // In a calibration spec what fires first counts: the rest are its consequences.
+        let counted = if self.is_calibration() { 1 } else { usize::MAX };
+        self.fired.extend(report.violations.iter().take(counted).map(|violation| violation.property.clone()));
         if let Some(failure) = failure {
             self.fired.insert(failure.property.clone());
             self.failures.push(failure);
@@ -172,7 +174,8 @@ impl Tally {
         if violated {
             exits.push(Exit::Violated);
         }
-        if self.is_inconclusive() {
+        // A calibration spec has said all it has to say once its oracles fired.
+        if self.is_inconclusive() && !self.is_calibration() {
             exits.push(Exit::Inconclusive);
         }
         if wants_coverage && !self.coverage.is_complete() {

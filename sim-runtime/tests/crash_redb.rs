@@ -1,111 +1,55 @@
-//! redb alone on the simulated disk: no acknowledged transaction is lost, whenever the power goes; of those committed
-//! with `Durability::None` an unbroken prefix survives.
+//! redb alone on the simulated disk: no acknowledged transaction is lost, whenever the power goes or an operation fails; of
+//! those committed with `Durability::None` an unbroken prefix survives.
 //!
-//! `CRASH_SUBSETS=8 cargo test --release -p sim-runtime --test crash_redb` tries eight random subsets per operation
-//! instead of one.
+//! `CRASH_POINTS=10000 CRASH_SUBSETS=2 cargo test --release -p sim-runtime --test crash_redb -- --nocapture` loses the
+//! power at 10 000 operations, with two random subsets at each. `older/` points the same engine at redb 4.1.0.
 mod crash_rig;
+#[path = "crash_rig/redb_engine.rs"]
+mod redb_engine;
 
-use crash_rig::{Engine, Findings, Plan, Promised, State, Transaction, judge, live, record, subsets_per_point};
-use redb::{Database, Durability, ReadableDatabase, ReadableTable, TableDefinition};
-use sim_runtime::adapters::redb::RedbFile;
-use sim_runtime::disk::{Disk, DiskConfig, OpenMode};
+use crash_rig::{Findings, Trial, every_subset, fail_everywhere, findings, live};
+use redb_engine::Redb;
+use sim_runtime::adapters::redb::RedbFile as Backend;
+use sim_runtime::disk::DiskConfig;
 
-const PAIRS: TableDefinition<u64, &[u8]> = TableDefinition::new("pairs");
-const NUMBER: TableDefinition<(), u64> = TableDefinition::new("number");
-const FINAL: &str = "/log.redb";
-const TEMPORARY: &str = "/log.redb.new";
-
-/// With `LAZY` only every fourth commit is durable.
-struct Redb<const LAZY: bool>(Database);
-
-fn text(error: impl std::fmt::Display) -> String {
-    error.to_string()
-}
-
-impl<const LAZY: bool> Engine for Redb<LAZY> {
-    /// A database is created under a temporary name: see `adapters::redb`.
-    fn open() -> Result<Self, String> {
-        let disk = Disk::current();
-        if !disk.exists(FINAL).map_err(text)? {
-            let file = RedbFile::open(TEMPORARY, OpenMode::TRUNCATE).map_err(text)?;
-            drop(Database::builder().create_with_backend(file).map_err(text)?);
-            disk.rename(TEMPORARY, FINAL).map_err(text)?;
-            disk.sync_dir("/").map_err(text)?;
-        }
-        let file = RedbFile::open(FINAL, OpenMode::EXISTING).map_err(text)?;
-        Database::builder().create_with_backend(file).map(Redb).map_err(text)
-    }
-
-    fn commit(&mut self, number: u64, transaction: &Transaction) -> Result<Promised, String> {
-        let mut write = self.0.begin_write().map_err(text)?;
-        let lazy = LAZY && !number.is_multiple_of(4);
-        if lazy {
-            write.set_durability(Durability::None).map_err(text)?;
-        } else {
-            write.set_two_phase_commit(number.is_multiple_of(3));
-            write.set_quick_repair(number.is_multiple_of(5));
-        }
-        {
-            let mut pairs = write.open_table(PAIRS).map_err(text)?;
-            for (key, value) in transaction {
-                match value {
-                    Some(value) => pairs.insert(key, value.as_slice()).map_err(text)?,
-                    None => pairs.remove(key).map_err(text)?,
-                };
-            }
-            write.open_table(NUMBER).map_err(text)?.insert((), number).map_err(text)?;
-        }
-        write.commit().map_err(text)?;
-        Ok(if lazy { Promised::NotYet } else { Promised::Yes })
-    }
-
-    fn contents(&mut self) -> Result<(u64, State), String> {
-        let read = self.0.begin_read().map_err(text)?;
-        let number = match read.open_table(NUMBER) {
-            Ok(table) => table.get(()).map_err(text)?.map_or(0, |number| number.value()),
-            Err(redb::TableError::TableDoesNotExist(_)) => return Ok((0, State::new())),
-            Err(error) => return Err(text(error)),
-        };
-        let pairs = read.open_table(PAIRS).map_err(text)?;
-        let mut state = State::new();
-        for pair in pairs.iter().map_err(text)? {
-            let (key, value) = pair.map_err(text)?;
-            state.insert(key.value(), value.value().to_vec());
-        }
-        Ok((number, state))
-    }
-
-    fn check(&mut self) -> Result<(), String> {
-        match self.0.check_integrity() {
-            Ok(true) => Ok(()),
-            Ok(false) => Err("check_integrity had to repair".into()),
-            Err(error) => Err(text(error)),
-        }
-    }
-}
-
-fn findings<const LAZY: bool>(transactions: u64, config: DiskConfig) -> Findings {
-    let points = record::<Redb<LAZY>>(1, transactions, config);
-    judge::<Redb<LAZY>>(&points, &Plan { seed: 1, subsets: subsets_per_point(), double_every: 150 })
+fn trial(points: u64, transactions: u64, config: DiskConfig) -> Trial {
+    Trial { points, transactions, config, double_every: 150 }
 }
 
 #[test]
 fn every_acknowledged_transaction_survives_a_power_loss_at_any_operation() {
-    let findings = findings::<false>(230, DiskConfig::default());
+    let findings: Findings = findings::<Redb<false>>(&trial(2_000, 230, DiskConfig::default()));
     findings.assert_sound(2_000);
     assert!(findings.lost_transactions_max <= 1, "only the transaction being committed may be missing");
 }
 
 #[test]
 fn lazy_transactions_survive_as_a_prefix() {
-    let findings = findings::<true>(150, DiskConfig::default());
+    let findings = findings::<Redb<true>>(&trial(500, 150, DiskConfig::default()));
     findings.assert_sound(500);
     assert!(findings.lost_transactions_max > 1, "nothing was lost that was allowed to be");
 }
 
 #[test]
+fn every_subset_of_a_few_sectors_is_survived() {
+    let findings = every_subset::<Redb<false>>(12, 256);
+    println!("{findings:?}");
+    assert_eq!(findings.failures, Vec::<String>::new());
+    assert!(findings.exhausted > 30 && findings.images > 300, "too little was tried");
+}
+
+#[test]
+fn an_error_at_any_operation_is_reported_and_loses_nothing() {
+    let findings = fail_everywhere::<Redb<false>>(10);
+    println!("{findings:?}");
+    assert_eq!(findings.failures, Vec::<String>::new());
+    assert!(findings.errors > 200 && findings.reported * 2 > findings.errors, "too little was tried");
+}
+
+#[test]
 fn a_dropped_sync_is_caught() {
-    let findings = findings::<false>(60, DiskConfig { lying_sync_ppm: 100_000, ..DiskConfig::default() });
+    let config = DiskConfig { lying_sync_ppm: 100_000, ..DiskConfig::default() };
+    let findings = findings::<Redb<false>>(&trial(500, 60, config));
     assert!(!findings.failures.is_empty(), "one sync in ten did nothing, and nobody noticed");
 }
 

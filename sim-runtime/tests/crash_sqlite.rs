@@ -1,11 +1,11 @@
 //! SQLite alone on the simulated disk, in WAL mode with a second connection that reads: with `synchronous=FULL` no
 //! acknowledged transaction is lost, with `NORMAL` what survives is an unbroken prefix.
 //!
-//! `CRASH_SUBSETS=8 cargo test --release -p sim-runtime --test crash_sqlite` tries eight random subsets per operation
-//! instead of one.
+//! `CRASH_POINTS=10000 CRASH_SUBSETS=2 cargo test --release -p sim-runtime --test crash_sqlite -- --nocapture` loses the
+//! power at 10 000 operations, with two random subsets at each.
 mod crash_rig;
 
-use crash_rig::{Engine, Findings, Plan, Promised, State, Transaction, judge, live, record, subsets_per_point};
+use crash_rig::{Engine, Findings, Promised, State, Transaction, Trial, every_subset, fail_everywhere, live};
 use rusqlite::{Connection, OptionalExtension, params};
 use sim_runtime::adapters::sqlite;
 use sim_runtime::disk::{Disk, DiskConfig};
@@ -97,29 +97,46 @@ impl<const FULL: bool> Engine for Sqlite<FULL> {
     }
 }
 
-fn findings<const FULL: bool>(transactions: u64, config: DiskConfig) -> Findings {
+fn findings<const FULL: bool>(points: u64, transactions: u64, config: DiskConfig) -> Findings {
     let _installed = sqlite::install();
-    let points = record::<Sqlite<FULL>>(1, transactions, config);
-    judge::<Sqlite<FULL>>(&points, &Plan { seed: 1, subsets: subsets_per_point(), double_every: 100 })
+    crash_rig::findings::<Sqlite<FULL>>(&Trial { points, transactions, config, double_every: 100 })
 }
 
 #[test]
 fn full_keeps_every_acknowledged_transaction() {
-    let findings = findings::<true>(210, DiskConfig::default());
+    let findings = findings::<true>(2_000, 210, DiskConfig::default());
     findings.assert_sound(2_000);
     assert!(findings.lost_transactions_max <= 1, "only the transaction being committed may be missing");
 }
 
 #[test]
 fn normal_keeps_an_unbroken_prefix_and_all_up_to_a_checkpoint() {
-    let findings = findings::<false>(240, DiskConfig::default());
+    let findings = findings::<false>(2_000, 240, DiskConfig::default());
     findings.assert_sound(2_000);
     assert!(findings.lost_transactions_max > 1, "nothing was lost that was allowed to be");
 }
 
 #[test]
+fn every_subset_of_a_few_sectors_is_survived() {
+    let _installed = sqlite::install();
+    let findings = every_subset::<Sqlite<true>>(12, 256);
+    println!("{findings:?}");
+    assert_eq!(findings.failures, Vec::<String>::new());
+    assert!(findings.exhausted > 30 && findings.images > 300, "too little was tried");
+}
+
+#[test]
+fn an_error_at_any_operation_is_reported_and_loses_nothing() {
+    let _installed = sqlite::install();
+    let findings = fail_everywhere::<Sqlite<true>>(10);
+    println!("{findings:?}");
+    assert_eq!(findings.failures, Vec::<String>::new());
+    assert!(findings.errors > 100 && findings.reported * 2 > findings.errors, "too little was tried");
+}
+
+#[test]
 fn a_dropped_sync_is_caught() {
-    let findings = findings::<true>(60, DiskConfig { lying_sync_ppm: 100_000, ..DiskConfig::default() });
+    let findings = findings::<true>(500, 60, DiskConfig { lying_sync_ppm: 100_000, ..DiskConfig::default() });
     assert!(!findings.failures.is_empty(), "one sync in ten did nothing, and nobody noticed");
 }
 

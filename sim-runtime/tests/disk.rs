@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use sim_runtime::disk::{
-    self, Disk, DiskConfig, DiskError, FaultCount, FaultPoint, Latency, Moment, OpKind, OpenMode, Role, Shape, SimFile,
-    Stalls, fault,
+    self, Damage, Disk, DiskConfig, DiskError, FaultCount, FaultPoint, Latency, Moment, OpKind, OpenMode, Role, Shape,
+    SimFile, Stalls, fault,
 };
 use sim_runtime::world::section::{self, Lane};
 use sim_runtime::world::{self, Cause, HostId, World, WorldConfig};
@@ -396,4 +396,101 @@ fn timed_power_losses_have_every_shape() {
         shapes
     });
     assert!(shapes.len() == 6 && shapes.values().all(|count| *count >= 10), "{shapes:?}");
+}
+
+/// Orders damage to a file of 20 sectors that are written and synced one after the other, twice, and reads it all after a
+/// restart. Returns the kind's count, what the sectors hold (`None` = unreadable), and how many sectors were done.
+fn damaged(damage: Damage, sectors: u64, span: u64) -> (FaultCount, Vec<Option<u8>>, u64) {
+    const SECTORS: u64 = 20;
+    let (result, _) = simulate(3, async move {
+        let host = world::add_host("rotten");
+        boot_and_wait(host, || async {
+            let file = Disk::current().open("/f", OpenMode::CREATE).expect("created");
+            Disk::current().sync_dir("/").expect("synced");
+            let write = |round: u8, n: u64| {
+                file.write_at(&[round; 512], n * 512).expect("written");
+                file.sync().expect("synced");
+            };
+            section::run("first", || (0..SECTORS).for_each(|n| write(1, n))).await;
+        })
+        .await;
+        Disk::of(host).order_damage(damage, Role::Other, sectors, span);
+        boot_and_wait(host, || async {
+            let file = Disk::current().open("/f", OpenMode::EXISTING).expect("opened");
+            let write = |n: u64| {
+                file.write_at(&[2; 512], n * 512).expect("written");
+                file.sync().expect("synced");
+            };
+            section::run("second", || (0..SECTORS).for_each(write)).await;
+        })
+        .await;
+        let done = Disk::of(host).carry_out_damage().values().sum();
+        let held: Arc<Mutex<Vec<Option<u8>>>> = Arc::default();
+        let reading = held.clone();
+        boot_and_wait(host, move || async move {
+            let file = Disk::current().open("/f", OpenMode::EXISTING).expect("opened");
+            for n in 0..SECTORS {
+                let mut sector = [0; 512];
+                let read = file.read_at(&mut sector, n * 512).ok();
+                let odd = sector.iter().find(|byte| **byte != sector[1]).copied();
+                reading.lock().unwrap().push(read.map(|_| odd.unwrap_or(sector[1])));
+            }
+        })
+        .await;
+        let held = held.lock().unwrap().clone();
+        (Disk::of(host).counters().faults[damage.kind()], held, done)
+    });
+    result
+}
+
+#[test]
+fn a_latent_sector_is_an_error_and_a_rotten_one_is_not() {
+    let (count, held, done) = damaged(Damage::LatentSector, 3, 1);
+    assert_eq!((count.injected, count.noticed, done), (3, 3, 3));
+    assert_eq!(held.iter().filter(|sector| sector.is_none()).count(), 3);
+    let (count, held, done) = damaged(Damage::BitRot, 3, 1);
+    assert_eq!((count.injected, count.noticed, done), (3, 3, 3));
+    let wrong = held.iter().filter(|sector| sector.is_some_and(|byte| byte.count_ones() != 1 || byte == 0));
+    assert!(held.iter().all(Option::is_some) && wrong.count() >= 1, "{held:?}");
+}
+
+#[test]
+fn a_lost_write_leaves_the_old_sector_and_only_where_it_is_cold() {
+    let (count, held, done) = damaged(Damage::LostWrite, 4, 10);
+    assert_eq!((count.injected, count.noticed, done), (4, 4, 4));
+    let old: Vec<usize> = held.iter().enumerate().filter(|(_, byte)| **byte == Some(1)).map(|(n, _)| n).collect();
+    assert!(old.len() == 4 && old.iter().all(|n| *n < 10), "{old:?}: only what was written within the span");
+    let (_, held, done) = damaged(Damage::LostWrite, 4, 19);
+    assert_eq!((held.contains(&Some(1)), done), (false, 0), "too few syncs came after it");
+}
+
+#[test]
+fn a_misdirected_write_damages_two_places() {
+    let (count, held, done) = damaged(Damage::MisdirectedWrite, 1, 10);
+    assert_eq!((count.injected, done), (1, 1));
+    assert!(held.iter().filter(|byte| **byte == Some(1)).count() >= 1, "{held:?}");
+    assert!(count.noticed >= 1);
+}
+
+#[test]
+fn a_moving_quota_refuses_growth_beyond_what_is_there() {
+    simulate(1, async {
+        let host = world::add_host("full");
+        Disk::of(host).set_quota_above_used(Some(100));
+        boot_and_wait(host, || async {
+            let disk = Disk::current();
+            let file = disk.open("/f", OpenMode::CREATE).expect("names are free");
+            let refused = file.write_at(&[1; 600], 0).expect_err("no space");
+            assert_eq!(refused.kind(), io::ErrorKind::StorageFull);
+            disk.set_quota_above_used(Some(600));
+            file.write_at(&[1; 600], 0).expect("moved");
+            file.write_at(&[2; 600], 0).expect("no growth");
+            disk.set_quota_above_used(Some(0));
+            assert!(file.set_len(700).is_err());
+            disk.set_quota_above_used(None);
+            file.set_len(700).expect("lifted");
+        })
+        .await;
+        assert_eq!(world::host_status(host), world::HostStatus::Exited);
+    });
 }

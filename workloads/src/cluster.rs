@@ -4,7 +4,7 @@
 //! (`Leader`, `Follower(0)`) and for convergence. The view is outside all machines: it outlives a node that dies.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -41,6 +41,8 @@ struct View {
     /// Highest index that any node reported as committed, for sampling images at commits.
     committed: u64,
     commit_images: u32,
+    /// Servers whose node has served: from then on an empty data directory is a loss.
+    served: BTreeSet<u32>,
 }
 
 #[derive(Clone)]
@@ -126,7 +128,7 @@ impl System for AspenCluster {
         Box::pin(async move {
             let deadline = world::now_ns() + cluster.bound_ns;
             loop {
-                match apart(cluster.servers.len()) {
+                match apart(cluster.servers.len(), &cluster.lost) {
                     None => return Ok(()),
                     Some(reason) if world::now_ns() > deadline => return Err(reason),
                     Some(_) => world::sleep(POLL).await,
@@ -148,6 +150,14 @@ impl System for AspenCluster {
         if cause == DownCause::PowerLoss {
             emit_image(server, host, boot, ImageReason::PowerLoss);
         }
+    }
+
+    fn damaged(&self, server: u32, host: HostId) {
+        run::emit_about(host, 0, Event::Damaged { node: node_id(server) });
+    }
+
+    fn swapped(&self, server: u32, host: HostId) {
+        emit_image(server, host, 0, ImageReason::PowerLoss);
     }
 
     fn phase(&self, phase: Phase) {
@@ -199,7 +209,8 @@ async fn serve(mut server: Server<Event>, sample_images: bool) -> Exit {
     let node = node_id(server.index);
     server.emit(Event::Booted { node });
     let env = SimEnv::new(Some(node));
-    let config = config::node_config(&server);
+    let mut config = config::node_config(&server);
+    config.store.must_exist = VIEW.with_borrow(|view| view.served.contains(&server.index));
     let started = match Node::start(env, config).await {
         Ok(started) => started,
         Err(error) => return Exit::Failed(error.to_string()),
@@ -226,6 +237,7 @@ async fn serve(mut server: Server<Event>, sample_images: bool) -> Exit {
                 return;
             }
         }
+        VIEW.with_borrow_mut(|view| view.served.insert(server.index));
         server.emit(Event::Serving { node });
         server.serving();
     });
@@ -290,18 +302,20 @@ fn leader() -> Option<u32> {
     })
 }
 
-/// Why the cluster has not converged; `None` when it has.
-fn apart(servers: usize) -> Option<String> {
+/// Why the cluster has not converged; `None` when it has. Nodes on the `lost` servers may lead, but need not agree.
+fn apart(servers: usize, lost: &BTreeSet<u32>) -> Option<String> {
     VIEW.with_borrow(|view| {
-        if view.nodes.len() < servers {
-            return Some(format!("only {} of {servers} nodes run", view.nodes.len()));
+        let running: Vec<&NodeMetrics> = view.nodes.values().map(|seen| &seen.metrics).collect();
+        let core: Vec<&NodeMetrics> =
+            view.nodes.iter().filter(|(server, _)| !lost.contains(server)).map(|(_, seen)| &seen.metrics).collect();
+        if core.len() + lost.len() < servers {
+            return Some(format!("only {} of {} nodes run", core.len(), servers - lost.len()));
         }
-        let all: Vec<&NodeMetrics> = view.nodes.values().map(|seen| &seen.metrics).collect();
-        let leaders: Vec<_> = all.iter().filter(|metrics| metrics.role == Role::Leader).collect();
+        let leaders: Vec<_> = running.iter().filter(|metrics| metrics.role == Role::Leader).collect();
         let [leader] = leaders.as_slice() else {
             return Some(format!("{} nodes lead", leaders.len()));
         };
-        for metrics in &all {
+        for metrics in core {
             if metrics.leader != Some(leader.node) || metrics.term != leader.term {
                 return Some(format!("node {} does not follow node {}", metrics.node, leader.node));
             }

@@ -28,6 +28,9 @@ pub enum Event {
     Returned { client: u32, op: u64, result: OpResult },
     /// A write of a past life of the cluster's nodes was spent on purpose: the node lost its disk.
     Spent { node: NodeId },
+    /// The disk of a node was damaged or lost on purpose: what is on it proves nothing any more. The node must notice before
+    /// it says anything that is wrong.
+    Damaged { node: NodeId },
     /// Faults are over; the cluster must converge from here.
     Calm,
     /// The final states of the nodes follow: converged, or not (with the reason).

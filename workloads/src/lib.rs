@@ -4,6 +4,7 @@
 //! - [`mod@env`], [`transport`]: the simulated world as aspen's environment
 //! - [`kv`]: the workload over all commands and queries
 //! - [`event`]: what the oracles see; [`metrics`]: openraft's view, reduced to what is judged
+//! - [`scenario`]: scenarios of the corpus as tests
 //! - [`bench`]: fixed amounts of work, to be timed
 //! - [`mod@specs`]: the specs by name, and one run of one of them
 pub mod bench;
@@ -15,6 +16,7 @@ pub mod image;
 pub mod kv;
 pub mod metrics;
 pub mod oracles;
+pub mod scenario;
 pub mod specs;
 pub mod transport;
 

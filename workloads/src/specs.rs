@@ -19,6 +19,10 @@ const TEXTS: &[(&str, &str)] = &[
     ("power", include_str!("../specs/power.toml")),
     ("disk", include_str!("../specs/disk.toml")),
     ("network", include_str!("../specs/network.toml")),
+    ("beyond-quorum", include_str!("../specs/beyond-quorum.toml")),
+    ("old-image", include_str!("../specs/old-image.toml")),
+    ("lying-sync", include_str!("../specs/lying-sync.toml")),
+    ("dirty-pages", include_str!("../specs/dirty-pages.toml")),
     ("partitions", include_str!("../specs/partitions.toml")),
 ];
 

@@ -27,6 +27,8 @@ const FORMAT: &str = "format";
 
 pub const LOG_FILE: &str = "log.redb";
 const LOG_FILE_NEW: &str = "log.redb.tmp";
+/// Where a log is put that cannot be trusted.
+const LOG_FILE_DAMAGED: &str = "log.redb.damaged";
 
 /// Encoded entries, back to back.
 #[derive(Debug, Default)]
@@ -78,7 +80,8 @@ pub(super) struct LogDisk {
 }
 
 impl LogDisk {
-    /// Opens the log of `dir`, or creates one. Verifies every entry.
+    /// Opens the log of `dir`, or creates one. Verifies every page that is in use, and every entry: after an orderly stop redb
+    /// itself trusts what it finds.
     pub fn open<E: Env>(env: &E, dir: &Path, cache_bytes: usize) -> io::Result<(LogDisk, Found)> {
         let path = dir.join(LOG_FILE);
         let created = !env.exists(&path)?;
@@ -91,7 +94,15 @@ impl LogDisk {
             return Err(damaged("log.redb is empty; it was damaged from outside"));
         }
         let database = redb::Builder::new().set_cache_size(REDB_CACHE_BYTES).create_with_backend(backend);
-        let disk = LogDisk { database: database.map_err(failure)? };
+        let mut database = database.map_err(failure)?;
+        if !database.check_integrity().map_err(failure)? {
+            // It went back to an older commit, and the vote with it. Nobody may take that for the log.
+            drop(database);
+            env.rename(&path, &dir.join(LOG_FILE_DAMAGED))?;
+            env.sync_dir(dir)?;
+            return Err(damaged("the last commit of log.redb cannot be read"));
+        }
+        let disk = LogDisk { database };
         let mut found = disk.scan(cache_bytes)?;
         found.created = created;
         if env.is_observed() {
@@ -134,6 +145,12 @@ impl LogDisk {
         let meta = transaction.open_table(META).map_err(failure)?;
         let format = meta.get(FORMAT).map_err(failure)?.ok_or_else(|| damaged("log.redb has no format mark"))?;
         codec::open_seal(codec::Kind::LogFormat, format.value())?;
+        for item in meta.iter().map_err(failure)? {
+            let (name, _) = item.map_err(failure)?;
+            if ![VOTE, PURGED, COMMITTED, FORMAT].contains(&name.value()) {
+                return Err(damaged(format!("the log has a mark named {:?}", name.value())));
+            }
+        }
         let mut found = Found {
             vote: meta.get(VOTE).map_err(failure)?.map(|sealed| codec::decode_vote(sealed.value())).transpose()?,
             purged: meta.get(PURGED).map_err(failure)?.map(|id| codec::decode_log_id(id.value())).transpose()?,

@@ -115,10 +115,19 @@ impl Database {
         if !checkpoint.is_complete() {
             return Err(io::Error::other(format!("the checkpoint at open did not complete: {checkpoint:?}")));
         }
+        database.check_structure()?;
         database.meta = read_meta(&database.connection)?;
         database.load_sessions()?;
         database.verify()?;
         Ok(database)
+    }
+
+    /// Lets SQLite check its trees: a row that the index of keys does not lead to would be missing from every read, and the
+    /// sum over the rows would not tell.
+    fn check_structure(&self) -> io::Result<()> {
+        let found: String =
+            self.connection.query_row("PRAGMA integrity_check(1)", [], |row| row.get(0)).map_err(sqlite)?;
+        if found == "ok" { Ok(()) } else { Err(damaged(format!("the state database is damaged: {found}"))) }
     }
 
     fn around(mut connection: Connection, generation: u64) -> io::Result<Self> {

@@ -6,10 +6,13 @@ pub mod list;
 pub mod mutants;
 pub mod replay;
 pub mod run;
+pub mod seeds;
+pub mod shrink;
 pub mod sweep;
 pub mod verify;
 
 use std::num::NonZeroUsize;
+use std::path::Path;
 use std::thread;
 
 use serde::Serialize;
@@ -17,6 +20,7 @@ use sim_runtime::engine::listing::SpecInfo;
 use sim_runtime::engine::record::RunRequest;
 
 use crate::arguments::{Command, What};
+use crate::artifact::Artifact;
 use crate::{Exit, Subject, UsageError, summary};
 
 /// # Errors
@@ -29,6 +33,8 @@ pub fn execute(subject: &Subject, command: Command) -> Result<Exit, UsageError> 
         Command::Replay(arguments) => replay::execute(subject, &arguments),
         Command::List(arguments) => list::execute(subject, &arguments),
         Command::Mutants(arguments) => mutants::execute(subject, &arguments),
+        Command::Shrink(arguments) => shrink::execute(subject, &arguments),
+        Command::Seeds(arguments) => seeds::execute(subject, &arguments),
         Command::Bench(arguments) => bench::execute(subject, &arguments),
     }
 }
@@ -41,6 +47,23 @@ fn resolve(subject: &Subject, what: &What, seed: u64) -> Result<(SpecInfo, RunRe
     }
     let request = RunRequest { seed, spec: what.spec.clone(), bug: what.bug.clone(), plan: None, window: None };
     Ok((spec, request))
+}
+
+/// Reads an artifact whose spec, bug and plan this build can run.
+fn load(subject: &Subject, file: &Path) -> Result<Artifact, UsageError> {
+    let artifact = Artifact::read(file)?;
+    subject.spec(&artifact.request.spec)?;
+    if let Some(bug) = &artifact.request.bug {
+        subject.bug(bug)?;
+    }
+    if let Some(plan) = &artifact.request.plan {
+        (subject.check_plan)(plan).map_err(|wrong| {
+            let file = file.display();
+            let advice = "record the seed again with `run --save`";
+            UsageError::new(format!("the plan in {file} cannot be run: {wrong}; {advice}"))
+        })?;
+    }
+    Ok(artifact)
 }
 
 /// As many as asked for, or one per core.

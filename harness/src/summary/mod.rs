@@ -7,6 +7,7 @@ pub mod mutants;
 pub mod page;
 pub mod replay;
 pub mod run;
+pub mod shrink;
 pub mod sweep;
 pub mod table;
 pub mod verify;

@@ -49,6 +49,7 @@ fn flags_alone_mean_run() {
         "spec",
         "verdict",
         "violations",
+        "doubts",
         "digest",
         "events",
         "sim_time_ns",

@@ -97,8 +97,17 @@ pub struct DiskConfig {
     /// Chance per sync, in parts per million, of claiming success without doing anything. Calibration: no system survives
     /// it, so an oracle must fire.
     pub lying_sync_ppm: u32,
+    /// Only syncs of files of this role lie; `None` = all.
+    pub lying_sync_role: Option<Role>,
+    /// After a sync that failed the data stays readable until the power goes, although no later sync writes it. Calibration,
+    /// as above: this is what ext4 in `data=ordered` mode does, and a process that is started again believes what it reads.
+    pub failed_sync_stays_readable: bool,
     /// Bytes that all files together may have, by their lengths. `None` = no limit.
     pub quota_bytes: Option<u64>,
+    /// Writes per second that the device takes, felt by the sync that waits for them. 0 = no limit.
+    pub iops_max: u64,
+    /// Bytes written per second, likewise. 0 = no limit.
+    pub bytes_per_s_max: u64,
 }
 
 impl Default for DiskConfig {
@@ -114,7 +123,11 @@ impl Default for DiskConfig {
             stalls: Stalls { ppm: 0, length: Latency::fixed(0), syncs_only: false },
             errors: ErrorRates::default(),
             lying_sync_ppm: 0,
+            lying_sync_role: None,
+            failed_sync_stays_readable: false,
             quota_bytes: None,
+            iops_max: 0,
+            bytes_per_s_max: 0,
         }
     }
 }

@@ -59,6 +59,16 @@ pub mod fault {
     pub const POWER_LOSS: &str = "power-loss";
     /// Never noticed by itself; that is what makes it a lie.
     pub const LYING_SYNC: &str = "disk-lying-sync";
+    /// A sync that had to wait for the device's IOPS or bandwidth longer than it takes anyway.
+    pub const THROTTLE: &str = "disk-throttle";
+    /// Sectors that cannot be read any more; noticed when the engine was told.
+    pub const LATENT_SECTOR: &str = "latent-sector";
+    /// Sectors with a flipped bit; noticed when one was read.
+    pub const BIT_ROT: &str = "bit-rot";
+    /// Sectors whose last write went nowhere; noticed when one was read.
+    pub const LOST_WRITE: &str = "lost-write";
+    /// Sectors whose last write went to another place, which is damaged too; noticed when either was read.
+    pub const MISDIRECTED_WRITE: &str = "misdirected-write";
     /// A name operation that a power loss undid.
     pub const NAME_LOST: &str = "disk-name-lost";
 }
@@ -116,6 +126,8 @@ pub struct Request {
     pub role: Role,
     /// What the file grows by, in bytes.
     pub growth: u64,
+    /// What is moved, in bytes.
+    pub bytes: u64,
     /// When the caller asks, in virtual ns.
     pub now: Nanos,
     /// When the file is free.
@@ -125,12 +137,16 @@ pub struct Request {
 }
 
 /// What becomes of it.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Verdict {
     pub when: Interval,
     pub error: Option<DiskError>,
     /// A sync that does nothing and says it succeeded.
     pub lies: bool,
+    /// A sync that fails leaves the data readable.
+    pub stays_readable: bool,
+    /// Kinds of the defects that the operation met, to be counted as noticed.
+    pub met: Vec<&'static str>,
     /// For what chance remains to decide about this operation.
     pub dice: Dice,
 }
@@ -141,6 +157,8 @@ pub struct Device {
     pub counters: Counters,
     armed: Vec<FaultPoint>,
     stalled_until: Nanos,
+    /// Per role, writes and bytes that the next sync must wait for.
+    backlog: [(u64, u64); 4],
 }
 
 impl Device {
@@ -154,6 +172,7 @@ impl Device {
         self.stalled_until = 0;
         self.config.errors = Default::default();
         self.config.lying_sync_ppm = 0;
+        self.config.failed_sync_stays_readable = false;
         self.config.stalls.ppm = 0;
         self.config.quota_bytes = None;
     }
@@ -169,7 +188,9 @@ impl Device {
         let armed = self.take_armed(request);
         let (error_ppm, full_ppm) = self.error_rates(request);
         let steady = !request.timed || self.config.is_steady(request.kind);
-        let lying_ppm = if request.kind == OpKind::Sync { self.config.lying_sync_ppm } else { 0 };
+        let may_lie =
+            request.kind == OpKind::Sync && self.config.lying_sync_role.is_none_or(|role| role == request.role);
+        let lying_ppm = if may_lie { self.config.lying_sync_ppm } else { 0 };
         let certain = armed.is_none() && error_ppm == 0 && full_ppm == 0 && lying_ppm == 0;
         let mut dice = Dice::new(if steady && certain { 0 } else { draw() });
         let when = self.time(request, &mut dice);
@@ -192,7 +213,7 @@ impl Device {
         if lies {
             self.counters.injected(fault::LYING_SYNC);
         }
-        Verdict { when, error, lies, dice }
+        Verdict { when, error, lies, stays_readable: self.config.failed_sync_stays_readable, met: Vec::new(), dice }
     }
 
     fn time(&mut self, request: Request, dice: &mut Dice) -> Interval {
@@ -211,6 +232,12 @@ impl Device {
             self.counters.injected(fault::SLOW);
             self.counters.noticed(fault::SLOW);
         }
+        let waits_ns = self.write_back_ns(request);
+        if waits_ns > ns {
+            self.counters.injected(fault::THROTTLE);
+            self.counters.noticed(fault::THROTTLE);
+        }
+        ns = ns.saturating_add(waits_ns);
         let stalls = self.config.stalls;
         if dice.chance(stalls.ppm) {
             self.stalled_until = issue + dice.range(stalls.length.ns_min, stalls.length.ns_max.saturating_add(1));
@@ -223,6 +250,25 @@ impl Device {
             self.counters.noticed(fault::STALL);
         }
         Interval { issue, complete }
+    }
+
+    /// How long the device needs for what a sync makes it write, beyond the latency of the sync itself.
+    fn write_back_ns(&mut self, request: Request) -> Nanos {
+        let (writes, bytes) = &mut self.backlog[request.role as usize];
+        match request.kind {
+            OpKind::Write | OpKind::SetLen => {
+                *writes += 1;
+                *bytes += request.bytes;
+                0
+            }
+            OpKind::Sync => {
+                let (writes, bytes) = (std::mem::take(writes), std::mem::take(bytes));
+                let at_rate = |amount: u64, per_s: u64| amount.saturating_mul(1_000_000_000).checked_div(per_s);
+                let by_count = at_rate(writes, self.config.iops_max).unwrap_or(0);
+                by_count.max(at_rate(bytes, self.config.bytes_per_s_max).unwrap_or(0))
+            }
+            OpKind::Read | OpKind::Name => 0,
+        }
     }
 
     fn take_armed(&mut self, request: Request) -> Option<DiskError> {
@@ -295,7 +341,7 @@ mod tests {
     use crate::disk::config::{Latency, Stalls};
 
     fn write(now: Nanos) -> Request {
-        Request { kind: OpKind::Write, role: Role::Log, growth: 10, now, busy_until: 0, timed: true }
+        Request { kind: OpKind::Write, role: Role::Log, growth: 10, bytes: 10, now, busy_until: 0, timed: true }
     }
 
     fn judge(device: &mut Device, request: Request) -> Verdict {
@@ -343,6 +389,23 @@ mod tests {
         assert_eq!(judge(&mut device, write(10)).when.complete, 1_000_000);
         assert_eq!(judge(&mut device, write(2_000_000)).when.complete, 2_004_000);
         assert_eq!(device.counters.faults[fault::STALL], FaultCount { injected: 1, noticed: 2 });
+    }
+
+    #[test]
+    fn a_sync_waits_for_the_writes_before_it() {
+        let mut device = Device::default();
+        device.config.iops_max = 1000;
+        device.config.bytes_per_s_max = 1_000_000;
+        let sync = Request { kind: OpKind::Sync, growth: 0, bytes: 0, ..write(0) };
+        let took = |verdict: Verdict| verdict.when.complete - verdict.when.issue;
+        assert_eq!(took(judge(&mut device, write(0))), 4_000, "the page cache takes it at once");
+        assert_eq!(took(judge(&mut device, write(0))), 4_000);
+        assert_eq!(took(judge(&mut device, Request { role: Role::State, ..sync })), 200_000, "none of its own");
+        assert_eq!(took(judge(&mut device, sync)), 200_000 + 2_000_000, "two writes at 1000 per second");
+        assert_eq!(took(judge(&mut device, sync)), 200_000, "nothing is left");
+        judge(&mut device, Request { bytes: 5_000, ..write(0) });
+        assert_eq!(took(judge(&mut device, sync)), 200_000 + 5_000_000, "5 kB at 1 MB per second");
+        assert_eq!(device.counters.faults[fault::THROTTLE], FaultCount { injected: 2, noticed: 2 });
     }
 
     #[test]

@@ -12,7 +12,8 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::image::Image;
+use super::defects::{Defects, touched};
+use super::image::{Image, SECTOR_BYTES};
 
 pub type Nanos = u64;
 
@@ -45,6 +46,9 @@ pub enum Change {
     /// The kernel could not write back and forgot: everything since the last barrier is gone at once. See Rebello et
     /// al., "Can Applications Recover from fsync Failures?" (ATC 2020), the ext4 and XFS rows.
     SyncFailed,
+    /// As above, but what was lost stays readable until the power goes: the pages are marked clean and keep their contents
+    /// (ibid., ext4 in `data=ordered` mode). Calibration.
+    SyncFailedReadable,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,6 +66,10 @@ pub struct File {
     current: Image,
     /// What survives a power loss whatever happens: everything up to the last settled barrier.
     persisted: Image,
+    /// What the page cache held at that barrier, where that is something else.
+    cached: Option<Image>,
+    /// Sectors that the platter holds wrong or not at all.
+    pub(super) defects: Defects,
     /// Since that barrier, in order.
     log: VecDeque<Op>,
     /// Bytes of the writes in `log`.
@@ -77,6 +85,8 @@ impl Default for File {
         File {
             current: Image::new(),
             persisted: Image::new(),
+            cached: None,
+            defects: Defects::default(),
             log: VecDeque::new(),
             logged_bytes: 0,
             first_barrier: Nanos::MAX,
@@ -101,12 +111,14 @@ impl File {
 
     pub fn write(&mut self, when: Interval, offset: u64, bytes: &[u8]) {
         self.current.write(offset, bytes);
+        self.defects.written(offset, bytes.len() as u64);
         self.logged_bytes += bytes.len();
         self.push(when, Change::Write { offset, bytes: Arc::from(bytes) });
     }
 
     pub fn set_len(&mut self, when: Interval, len: u64) {
         self.current.set_len(len);
+        self.defects.cut(len);
         self.push(when, Change::SetLen(len));
     }
 
@@ -118,6 +130,11 @@ impl File {
     pub fn fail_sync(&mut self, when: Interval) {
         self.current = self.durable_at(Nanos::MAX);
         self.push(when, Change::SyncFailed);
+    }
+
+    /// As [`File::fail_sync`], but readers notice nothing before the power goes.
+    pub fn fail_sync_readable(&mut self, when: Interval) {
+        self.push(when, Change::SyncFailedReadable);
     }
 
     /// Reads take time too, and the next operation waits for them.
@@ -134,9 +151,11 @@ impl File {
             let folded: Vec<Op> = self.log.drain(..=last).collect();
             self.logged_bytes -= folded.iter().map(|op| op.change.bytes()).sum::<usize>();
             // The image has one owner, so it is written in place. A failed sync is rare enough to take the long way.
-            if folded.iter().any(|op| op.change == Change::SyncFailed) {
-                let mut replay = Replay::from(std::mem::take(&mut self.persisted));
+            let failed = |op: &Op| matches!(op.change, Change::SyncFailed | Change::SyncFailedReadable);
+            if self.cached.is_some() || folded.iter().any(failed) {
+                let mut replay = self.replay();
                 folded.iter().for_each(|op| replay.step(&op.change));
+                self.cached = (replay.cache != replay.durable).then_some(replay.cache);
                 self.persisted = replay.durable;
             } else {
                 folded.iter().for_each(|op| op.change.apply(&mut self.persisted));
@@ -148,7 +167,7 @@ impl File {
 
     /// What a power loss at `at` would surely leave.
     pub fn durable_at(&self, at: Nanos) -> Image {
-        let mut replay = Replay::from(self.persisted.clone());
+        let mut replay = self.replay();
         for op in self.log.iter().take(self.last_barrier(at).map_or(0, |n| n + 1)) {
             replay.step(&op.change);
         }
@@ -160,7 +179,7 @@ impl File {
         if self.log.back().is_none_or(|op| op.when.issued_by(at)) {
             return self.current.clone();
         }
-        let mut replay = Replay::from(self.persisted.clone());
+        let mut replay = self.replay();
         for op in self.log.iter().take_while(|op| op.when.issued_by(at)) {
             replay.step(&op.change);
         }
@@ -176,7 +195,7 @@ impl File {
         self.find_first_barrier();
         if undone {
             self.logged_bytes = self.log.iter().map(|op| op.change.bytes()).sum();
-            let mut replay = Replay::from(self.persisted.clone());
+            let mut replay = self.replay();
             self.log.iter().for_each(|op| replay.step(&op.change));
             self.current = replay.cache;
         }
@@ -187,6 +206,7 @@ impl File {
     pub fn restart_from(&mut self, survivor: Image) {
         self.current = survivor.clone();
         self.persisted = survivor;
+        self.cached = None;
         self.log.clear();
         self.logged_bytes = 0;
         self.first_barrier = Nanos::MAX;
@@ -233,20 +253,54 @@ impl File {
             let op = self.log.pop_front().expect("just seen");
             self.logged_bytes -= op.change.bytes();
             op.change.apply(&mut self.persisted);
+            if let Some(cached) = &mut self.cached {
+                op.change.apply(cached);
+            }
         }
+    }
+
+    fn replay(&self) -> Replay {
+        let persisted = self.persisted.clone();
+        let cache = self.cached.clone().unwrap_or_else(|| persisted.clone());
+        Replay { platter: persisted.clone(), durable: persisted, cache }
+    }
+
+    /// Whether an un-synced write touches the sector.
+    fn is_pending(&self, sector: u64) -> bool {
+        self.log.iter().any(|op| match &op.change {
+            Change::Write { offset, bytes } => touched(*offset, bytes.len() as u64).contains(&sector),
+            Change::SetLen(len) => *len / SECTOR_BYTES <= sector,
+            _ => false,
+        })
+    }
+
+    /// Makes a whole sector of the platter, and what readers see of it, equal to that of `source`. `false`, and nothing
+    /// happens, when the sector is not wholly inside the file or has un-synced bytes.
+    pub(super) fn spoil(&mut self, sector: u64, bytes: &[u8], kind: &'static str) -> bool {
+        let end = (sector + 1) * SECTOR_BYTES;
+        if end > self.persisted.len() || end > self.current.len() || self.is_pending(sector) {
+            return false;
+        }
+        self.persisted.write(sector * SECTOR_BYTES, bytes);
+        self.current.write(sector * SECTOR_BYTES, bytes);
+        if let Some(cached) = &mut self.cached {
+            cached.write(sector * SECTOR_BYTES, bytes);
+        }
+        self.defects.add(sector, kind);
+        true
     }
 }
 
 impl Change {
     pub fn is_barrier(&self) -> bool {
-        matches!(self, Change::Sync | Change::SyncFailed)
+        matches!(self, Change::Sync | Change::SyncFailed | Change::SyncFailedReadable)
     }
 
     pub(super) fn apply(&self, image: &mut Image) {
         match self {
             Change::Write { offset, bytes } => image.write(*offset, bytes),
             Change::SetLen(len) => image.set_len(*len),
-            Change::Sync | Change::SyncFailed => {}
+            Change::Sync | Change::SyncFailed | Change::SyncFailedReadable => {}
         }
     }
 
@@ -258,22 +312,28 @@ impl Change {
     }
 }
 
-/// The log, read from its start: what the cache holds and what is durable after each operation.
+/// The log, read from its start: what the cache holds, what the next sync would make durable, and what is durable after
+/// each operation.
 struct Replay {
     durable: Image,
+    /// As `cache`, without what a failed sync left readable.
+    platter: Image,
     cache: Image,
 }
 
 impl Replay {
-    fn from(persisted: Image) -> Replay {
-        Replay { cache: persisted.clone(), durable: persisted }
-    }
-
     fn step(&mut self, change: &Change) {
         match change {
-            Change::Sync => self.durable = self.cache.clone(),
-            Change::SyncFailed => self.cache = self.durable.clone(),
-            _ => change.apply(&mut self.cache),
+            Change::Sync => self.durable = self.platter.clone(),
+            Change::SyncFailed => {
+                self.platter = self.durable.clone();
+                self.cache = self.durable.clone();
+            }
+            Change::SyncFailedReadable => self.platter = self.durable.clone(),
+            _ => {
+                change.apply(&mut self.platter);
+                change.apply(&mut self.cache);
+            }
         }
     }
 }
@@ -345,6 +405,41 @@ mod tests {
         let mut undone = file.clone();
         undone.crash(55);
         assert_eq!(undone.current().len(), 100, "the failure never happened");
+    }
+
+    #[test]
+    fn a_failed_sync_may_leave_readable_what_no_later_sync_writes() {
+        for horizon in [0, 55, 75, 100] {
+            let mut file = written();
+            file.write(during(40, 50), 0, b"cc");
+            file.fail_sync_readable(during(50, 60));
+            file.write(during(60, 70), 6, b"d");
+            file.sync(during(70, 80));
+            file.settle(horizon);
+            assert_eq!(file.current().to_vec(), b"ccbbbbd");
+            assert_eq!(file.current_at(100).to_vec(), b"ccbbbbd");
+            assert_eq!(file.durable_at(100).to_vec(), b"aabbbbd");
+            file.write(during(100, 110), 7, b"e");
+            file.crash(105);
+            assert_eq!(file.current().to_vec(), b"ccbbbbde", "the page cache outlives the process");
+        }
+    }
+
+    #[test]
+    fn a_defect_lasts_until_its_sector_is_rewritten() {
+        let mut file = File::default();
+        file.write(during(0, 10), 0, &[1; 1536]);
+        file.sync(during(10, 20));
+        file.write(during(20, 30), 512, &[2; 512]);
+        file.settle(30);
+        assert!(!file.spoil(1, &[9; 512], "rot"), "it has un-synced bytes");
+        assert!(!file.spoil(3, &[9; 512], "rot"), "past the end");
+        assert!(file.spoil(0, &[9; 512], "rot") && file.spoil(2, &[9; 512], "rot"));
+        assert_eq!((file.current().to_vec()[0], file.durable_at(40).to_vec()[1535]), (9, 9));
+        file.write(during(40, 50), 0, &[3; 100]);
+        assert_eq!(file.defects.met(0, 512), ["rot"], "a part is still wrong");
+        file.write(during(50, 60), 1024, &[3; 512]);
+        assert!(file.defects.met(0, 1536).is_empty(), "met before, or rewritten");
     }
 
     #[test]

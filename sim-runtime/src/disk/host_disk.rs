@@ -1,10 +1,12 @@
 //! The disk of a host: where the pure core meets the host's clock, its chance and its death.
 
 use std::any::Any;
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Arc, Weak};
 
 use super::config::{DiskConfig, OpKind, Role};
+use super::damage::{Damage, Mark, Order};
 use super::device::{Counters, FaultPoint};
 use super::file::{Interval, Nanos};
 use super::image::Image;
@@ -159,14 +161,62 @@ impl Disk {
         self.shared.lock().device.arm(point);
     }
 
-    /// Ends all that makes operations fail or wait: armed faults, error rates, stalls, the quota. Latency stays.
+    /// Ends all that makes operations fail or wait: armed faults, error rates, stalls, the quota, damage not yet done.
+    /// Latency stays, and so does what is damaged.
     pub fn heal(&self) {
-        self.shared.lock().device.heal();
+        let mut state = self.shared.lock();
+        state.device.heal();
+        state.orders.clear();
     }
 
     /// Faults armed and not yet met.
     pub fn armed(&self) -> usize {
         self.shared.lock().device.armed().len()
+    }
+
+    /// Limits what all files together may have to what they have now and `slack_bytes` more; `None` lifts the limit.
+    pub fn set_quota_above_used(&self, slack_bytes: Option<u64>) {
+        let mut state = self.shared.lock();
+        let used = state.volume.used_bytes();
+        state.device.config.quota_bytes = slack_bytes.map(|slack| used.saturating_add(slack));
+    }
+
+    /// Orders damage to so many cold sectors of files of a role. `span` syncs from now belong to the writes that may be
+    /// lost. See [`super::damage`].
+    pub fn order_damage(&self, damage: Damage, role: Role, sectors: u64, span: u64) {
+        let mut state = self.shared.lock();
+        let syncs = state.device.counters.role(role).syncs;
+        let before = Mark::of(&state.volume, role, syncs, world::now_ns());
+        state.orders.push(Order { damage, role, sectors, span: span.max(1), before, after: None });
+    }
+
+    /// Does the damage that is due, to a host that is down. Returns how many sectors are bad now, by kind.
+    pub fn carry_out_damage(&self) -> BTreeMap<&'static str, u64> {
+        let done = self.shared.lock().carry_out(world::now_ns());
+        for (kind, sectors) in &done {
+            world::record(Class::DiskFault, &[*sectors], kind.as_bytes());
+            world::note(|| format!("damage: {sectors} sectors with {kind}"));
+        }
+        done
+    }
+
+    /// Damage ordered and not yet done.
+    pub fn ordered_damage(&self) -> usize {
+        self.shared.lock().orders.len()
+    }
+
+    /// Removes every file and name, as a new disk does in the place of a broken one. Open files die.
+    pub fn wipe(&self) {
+        let mut state = self.shared.lock();
+        let mut empty = Volume::default();
+        empty.set_roles(state.volume.role_of());
+        state.volume = empty;
+        state.epoch += 1;
+    }
+
+    /// Makes the files of a role unusable: what was at the beginning of each is noise.
+    pub fn scramble(&self, role: Role) {
+        self.shared.lock().volume.scramble(role, world::now_ns());
     }
 
     /// Runs `action` as a world action in the middle of an operation: the one after the next `skip`, at
@@ -257,6 +307,7 @@ impl Disk {
     }
 
     /// Randomness for a storage engine on this disk: a function of host, boot and how much was asked for before.
+    #[cfg_attr(not(any(feature = "redb", feature = "sqlite")), expect(dead_code, reason = "for the adapters"))]
     pub(crate) fn fill_random(&self, out: &mut [u8]) {
         let mut state = self.shared.lock();
         let entity = world::entity(&[u64::from(state.host.0), u64::from(world::current().boot), state.random_draws]);
@@ -270,6 +321,7 @@ impl Disk {
     }
 
     /// What everybody who opened a file shares for as long as anyone does, kept by an adapter under a key of its own.
+    #[cfg_attr(not(any(feature = "redb", feature = "sqlite")), expect(dead_code, reason = "for the adapters"))]
     pub(crate) fn attachment<T: Any + Send + Sync>(&self, key: FileId, make: impl FnOnce() -> T) -> Arc<T> {
         let epoch = self.shared.lock().epoch;
         let mut attachments = lock(&self.shared.attachments);

@@ -115,12 +115,16 @@ impl Image {
         self.len = len;
     }
 
+    /// One sector, with zeros for what lies past the end.
+    pub fn sector(&self, sector: u64) -> [u8; SECTOR_BYTES as usize] {
+        let mut bytes = [0; SECTOR_BYTES as usize];
+        self.read_at(&mut bytes, sector * SECTOR_BYTES);
+        bytes
+    }
+
     /// Makes one whole sector equal to that of `source`, whatever the two lengths are; grows to hold it.
     pub(crate) fn copy_sector(&mut self, source: &Image, sector: u64) {
-        let mut bytes = [0; SECTOR_BYTES as usize];
-        let offset = sector * SECTOR_BYTES;
-        source.read_at(&mut bytes, offset);
-        self.write(offset, &bytes);
+        self.write(sector * SECTOR_BYTES, &source.sector(sector));
     }
 }
 

@@ -10,6 +10,7 @@
 //! - [`names`]: the directory tree and which names would survive
 //! - [`power_loss`]: what may survive, how one outcome is chosen, and its shape
 //! - [`volume`]: all of that together; clone it to keep a disk as it is now
+//! - [`defects`], [`damage`]: what is wrong with the platter, and how it becomes so
 //! - [`config`], [`device`]: latency, errors, quota, counters
 //!
 //! The shell gives it a host, a clock, chance, and a place in the trace:
@@ -20,6 +21,8 @@
 //! and two threads inside one blocking section.
 
 pub mod config;
+pub mod damage;
+pub mod defects;
 pub mod device;
 pub mod file;
 mod host_disk;
@@ -32,6 +35,7 @@ mod state;
 pub mod volume;
 
 pub use config::{DiskConfig, ErrorRates, Latency, OpKind, Role, Stalls};
+pub use damage::Damage;
 pub use device::{Counters, DiskError, FaultCount, FaultPoint, RoleCount, fault};
 pub use host_disk::{Disk, declare_recovered};
 pub use image::{Image, SECTOR_BYTES};

@@ -199,7 +199,7 @@ impl PendingFile {
             let after = match &op.change {
                 Change::Write { offset, bytes } => length.max(offset + bytes.len() as u64),
                 Change::SetLen(len) => *len,
-                Change::Sync | Change::SyncFailed => length,
+                Change::Sync | Change::SyncFailed | Change::SyncFailedReadable => length,
             };
             if after != length {
                 length = after;

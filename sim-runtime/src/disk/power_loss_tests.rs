@@ -19,6 +19,7 @@ fn file(changes: &[Change]) -> File {
             Change::SetLen(len) => file.set_len(when, *len),
             Change::Sync => file.sync(when),
             Change::SyncFailed => file.fail_sync(when),
+            Change::SyncFailedReadable => file.fail_sync_readable(when),
         }
     }
     file

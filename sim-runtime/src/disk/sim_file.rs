@@ -6,7 +6,7 @@ use std::io;
 use std::sync::Arc;
 
 use super::config::OpKind;
-use super::device::{check_range, partial};
+use super::device::{DiskError, check_range, fault, partial};
 use super::names::FileId;
 use super::state::{Caller, Shared, Target};
 use crate::world::Class;
@@ -45,10 +45,15 @@ impl SimFile {
         self.shared.operate(self.caller, OpKind::Read, target, (Class::DiskRead, &fields, &[]), |volume, verdict| {
             let file = volume.file_mut(self.id);
             file.read(verdict.when);
-            match verdict.error {
-                Some(error) => Err(error.to_io()),
-                None => Ok(file.current().read_at(out, offset)),
+            if let Some(error) = verdict.error {
+                return Err(error.to_io());
             }
+            if file.defects.is_latent(offset, out.len() as u64) {
+                verdict.met.push(fault::LATENT_SECTOR);
+                return Err(DiskError::Io.to_io());
+            }
+            verdict.met = file.defects.met(offset, out.len() as u64);
+            Ok(file.current().read_at(out, offset))
         })
     }
 
@@ -110,7 +115,10 @@ impl SimFile {
             let file = volume.file_mut(self.id);
             match verdict.error {
                 Some(error) => {
-                    file.fail_sync(verdict.when);
+                    match verdict.stays_readable {
+                        true => file.fail_sync_readable(verdict.when),
+                        false => file.fail_sync(verdict.when),
+                    }
                     Err(error.to_io())
                 }
                 None if verdict.lies => {

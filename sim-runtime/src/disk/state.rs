@@ -8,6 +8,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError, Weak};
 use serde::{Deserialize, Serialize};
 
 use super::config::{OpKind, Role};
+use super::damage::Order;
 use super::device::{Device, Request, Verdict, fault};
 use super::file::{Interval, Nanos};
 use super::names::FileId;
@@ -16,6 +17,7 @@ use super::volume::{Moment, Volume};
 use crate::world::{self, Class, HostId, Incarnation, Purpose, section};
 
 const LATENCY_AND_FAULTS: Purpose = Purpose("disk-operation");
+const DAMAGE: Purpose = Purpose("disk-damage");
 
 /// What one power loss did to one disk.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -78,6 +80,7 @@ pub(super) type Attachments = BTreeMap<(u64, FileId), Weak<dyn Any + Send + Sync
 
 pub(super) struct Shared {
     state: Mutex<State>,
+    #[cfg_attr(not(any(feature = "redb", feature = "sqlite")), expect(dead_code, reason = "for the adapters"))]
     pub attachments: Mutex<Attachments>,
 }
 
@@ -98,10 +101,15 @@ pub(super) struct State {
     pub recovered: Option<(u32, Nanos)>,
     pub power_losses: u64,
     /// How often an engine asked for randomness.
+    #[cfg_attr(not(any(feature = "redb", feature = "sqlite")), expect(dead_code, reason = "for the adapters"))]
     pub random_draws: u64,
     pub triggers: Vec<Trigger>,
     pub outcomes: Vec<PowerLossOutcome>,
     pub probe: Option<Probe>,
+    /// Damage that was ordered and not yet done.
+    pub orders: Vec<Order>,
+    /// How often damage was done.
+    pub damages: u64,
     /// Grows whenever all open files die.
     pub epoch: u64,
 }
@@ -149,6 +157,9 @@ impl Shared {
         let now = world::now_ns();
         let mut verdict = state.judge(caller, kind, target, now);
         let result = body(&mut state.volume, &mut verdict);
+        for kind in &verdict.met {
+            state.device.counters.noticed(kind);
+        }
         if result.is_ok() {
             state.count(kind, target);
         }
@@ -159,7 +170,7 @@ impl Shared {
         }
         drop(guard);
         world::record(class, fields, bytes);
-        if verdict.error.is_some() {
+        if verdict.error.is_some() || !verdict.met.is_empty() {
             world::record(Class::DiskFault, &[kind as u64], &[]);
         }
         for (at, action) in fired {
@@ -190,6 +201,8 @@ impl State {
             triggers: Vec::new(),
             outcomes: Vec::new(),
             probe: None,
+            orders: Vec::new(),
+            damages: 0,
             epoch: 0,
         }
     }
@@ -199,17 +212,17 @@ impl State {
         self.booted(boot);
         let ordinal = self.boot_operations;
         self.boot_operations += 1;
-        let (role, growth, busy_until) = match target {
-            Target::File { id, end, .. } => {
+        let (role, growth, bytes, busy_until) = match target {
+            Target::File { id, end, bytes } => {
                 if kind == OpKind::Sync {
                     self.volume.file_mut(id).settle(section::horizon_ns());
                 }
                 let file = self.volume.file(id);
-                (self.volume.role(id), end.saturating_sub(file.current().len()), file.busy_until())
+                (self.volume.role(id), end.saturating_sub(file.current().len()), bytes, file.busy_until())
             }
-            Target::Names => (Role::Other, 0, self.volume.names_busy_until()),
+            Target::Names => (Role::Other, 0, 0, self.volume.names_busy_until()),
         };
-        let request = Request { kind, role, growth, now, busy_until, timed: section::active() };
+        let request = Request { kind, role, growth, bytes, now, busy_until, timed: section::active() };
         let host = u64::from(self.host.0);
         let draw = || world::draw(LATENCY_AND_FAULTS, world::entity(&[host, u64::from(boot)]), ordinal);
         let volume = &self.volume;
@@ -235,9 +248,39 @@ impl State {
                 count.writes += 1;
                 count.bytes_written += bytes;
             }
-            OpKind::Sync => count.syncs += 1,
+            OpKind::Sync => {
+                count.syncs += 1;
+                self.ripen(self.volume.role(id), section::horizon_ns());
+            }
             OpKind::SetLen | OpKind::Name => {}
         }
+    }
+
+    /// Damage that was ordered takes its bearings from syncs.
+    fn ripen(&mut self, role: Role, horizon: Nanos) {
+        let syncs = self.device.counters.role(role).syncs;
+        for order in self.orders.iter_mut().filter(|order| order.role == role) {
+            order.synced(&self.volume, syncs, horizon);
+        }
+    }
+
+    /// Does what damage is due to the disk of a host that is down. Returns how many sectors are bad now, by kind.
+    pub fn carry_out(&mut self, at: Nanos) -> BTreeMap<&'static str, u64> {
+        let mut done = BTreeMap::new();
+        for order in std::mem::take(&mut self.orders) {
+            if !order.is_ripe(self.device.counters.role(order.role).syncs) {
+                self.orders.push(order);
+                continue;
+            }
+            let entity = world::entity(&[u64::from(self.host.0), self.damages]);
+            self.damages += 1;
+            let mut chance = world::stream(DAMAGE, entity);
+            let sectors = order.carry_out(&mut self.volume, at, &mut chance);
+            let kind = order.damage.kind();
+            (0..sectors).for_each(|_| self.device.counters.injected(kind));
+            *done.entry(kind).or_default() += sectors;
+        }
+        done
     }
 
     fn due_triggers(&mut self, when: Interval) -> Vec<(Nanos, Box<dyn FnOnce() + Send>)> {

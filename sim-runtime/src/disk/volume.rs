@@ -9,8 +9,9 @@ use std::io;
 use serde::{Deserialize, Serialize};
 
 use super::config::Role;
+use super::device::fault;
 use super::file::{File, Interval, Nanos};
-use super::image::Image;
+use super::image::{Image, PAGE_BYTES, SECTOR_BYTES};
 use super::names::{Entry, FileId, NameChange, Names, parent};
 use super::power_loss::{Choice, Pending, Toll};
 
@@ -73,6 +74,10 @@ impl Volume {
         for (path, id) in self.named_files() {
             self.slot_mut(id).role = role_of(&path);
         }
+    }
+
+    pub(super) fn role_of(&self) -> fn(&str) -> Role {
+        self.role_of
     }
 
     pub fn file(&self, id: FileId) -> &File {
@@ -230,6 +235,54 @@ impl Volume {
         match self.names.durable_at(at).get(path) {
             Some(Entry::File(id)) => Some(self.file(*id).durable_at(at)),
             _ => None,
+        }
+    }
+
+    /// The named files of a role, each as a power loss at `at` would surely leave it.
+    pub(super) fn durable_by_role(&self, role: Role, at: Nanos) -> BTreeMap<FileId, Image> {
+        let files = self.names.files().filter(|(_, id)| self.role(*id) == role);
+        files.map(|(_, id)| (id, self.file(id).durable_at(at))).collect()
+    }
+
+    /// The named files of a role as readers see them, by path.
+    pub fn contents_by_role(&self, role: Role) -> BTreeMap<String, Image> {
+        let files = self.named_files().into_iter().filter(|(_, id)| self.role(*id) == role);
+        files.map(|(path, id)| (path, self.file(id).current().clone())).collect()
+    }
+
+    /// What a power loss at `at` would surely leave, as a disk of its own.
+    pub fn durable_copy(&self, at: Nanos) -> Volume {
+        let mut copy = self.clone();
+        let pending = copy.pending(at);
+        copy.lose_power(at, &pending, &Choice::none(&pending));
+        copy
+    }
+
+    /// Flips one bit of a named file, on the platter and for readers. `false` where the file has none, or where its sector has
+    /// un-synced bytes.
+    pub fn flip_bit(&mut self, path: &str, byte: u64, bit: u32) -> bool {
+        let Some(id) = self.lookup(path) else { return false };
+        let file = self.file_mut(id);
+        let sector = byte / SECTOR_BYTES;
+        let mut bytes = file.persisted().sector(sector);
+        bytes[usize::try_from(byte % SECTOR_BYTES).expect("within a sector")] ^= 1 << (bit % 8);
+        file.spoil(sector, &bytes, fault::BIT_ROT)
+    }
+
+    /// Makes one sector of a named file unreadable. `false` if there is no such file.
+    pub fn lose_sector(&mut self, path: &str, sector: u64) -> bool {
+        let Some(id) = self.lookup(path) else { return false };
+        self.file_mut(id).defects.add_latent(sector);
+        true
+    }
+
+    /// Makes the files of a role unusable: the first page of each is noise.
+    pub fn scramble(&mut self, role: Role, at: Nanos) {
+        for (id, mut image) in self.durable_by_role(role, at) {
+            let noise = [b'#'; PAGE_BYTES as usize];
+            let len = usize::try_from(image.len()).unwrap_or(usize::MAX).min(noise.len());
+            image.write(0, &noise[..len]);
+            self.file_mut(id).restart_from(image);
         }
     }
 

@@ -4,6 +4,7 @@
 //! the same disk. One start is pending per server at a time; the earliest wins.
 
 use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use super::plan::Plan;
@@ -20,9 +21,23 @@ pub struct Fleet<E> {
     run: Rc<Run<E>>,
     plan: Rc<Plan>,
     slots: RefCell<Vec<Slot>>,
+    /// Servers whose disk is damaged or lost, or will be.
+    losses: RefCell<BTreeMap<usize, Lost>>,
+    /// When more were lost than the system can bear.
+    pub beyond_at_ns: Cell<Option<Nanos>>,
     pub crashes: Cell<u64>,
     pub power_losses: Cell<u64>,
     pub restarts: Cell<u64>,
+}
+
+/// What became of a server with a bad disk.
+enum Lost {
+    /// It will be damaged.
+    Reserved,
+    /// It is damaged, and may not know. Called when it refuses to go on.
+    Damaged(Option<Box<dyn FnOnce()>>),
+    /// It refused to go on. Nobody starts it again.
+    GivenUp,
 }
 
 #[derive(Default)]
@@ -47,6 +62,8 @@ impl<E: Clone + 'static> Fleet<E> {
             run,
             plan,
             slots,
+            losses: RefCell::default(),
+            beyond_at_ns: Cell::new(None),
             crashes: Cell::new(0),
             power_losses: Cell::new(0),
             restarts: Cell::new(0),
@@ -81,7 +98,7 @@ impl<E: Clone + 'static> Fleet<E> {
 
     /// Starts a server that is down; does nothing to one that runs.
     pub fn boot(self: &Rc<Self>, index: usize) {
-        if self.is_up(index) {
+        if self.is_up(index) || matches!(self.losses.borrow().get(&index), Some(Lost::GivenUp)) {
             return;
         }
         let fleet = Rc::clone(self);
@@ -170,6 +187,78 @@ impl<E: Clone + 'static> Fleet<E> {
         lost
     }
 
+    /// Whether the disk of one more server may be damaged: never more than the system can bear. A server that was counted
+    /// may be damaged again.
+    pub fn reserve_loss(&self, index: usize) -> bool {
+        let servers = u32::try_from(self.hosts.len()).expect("servers are numbered by u32");
+        let bearable = usize::try_from(self.run.system.losses_max(servers)).unwrap_or(usize::MAX);
+        let mut losses = self.losses.borrow_mut();
+        if !losses.contains_key(&index) && losses.len() < bearable {
+            losses.insert(index, Lost::Reserved);
+        }
+        losses.contains_key(&index)
+    }
+
+    /// It was not damaged after all.
+    pub fn release_loss(&self, index: usize) {
+        let mut losses = self.losses.borrow_mut();
+        if matches!(losses.get(&index), Some(Lost::Reserved)) {
+            losses.remove(&index);
+        }
+    }
+
+    pub fn release_losses(&self) {
+        self.losses.borrow_mut().retain(|_, lost| !matches!(lost, Lost::Reserved));
+    }
+
+    /// The disk of a server that is down is damaged or lost. `refused` is called when the server refuses to go on with it,
+    /// after which it stays down.
+    pub fn lose(&self, index: usize, refused: impl FnOnce() + 'static) {
+        let mut losses = self.losses.borrow_mut();
+        let fresh = !matches!(losses.get(&index), Some(Lost::GivenUp));
+        if fresh {
+            losses.insert(index, Lost::Damaged(Some(Box::new(refused))));
+        }
+        let servers = u32::try_from(self.hosts.len()).expect("servers are numbered by u32");
+        let lost = u32::try_from(losses.len()).expect("servers are numbered by u32");
+        if lost > self.run.system.losses_max(servers) && self.beyond_at_ns.get().is_none() {
+            self.beyond_at_ns.set(Some(world::now_ns()));
+        }
+        drop(losses);
+        if fresh {
+            let number = u32::try_from(index).expect("servers are numbered by u32");
+            self.run.system.damaged(number, self.hosts[index]);
+        }
+    }
+
+    /// The disk of a server that is down was swapped for another.
+    pub fn swap(&self, index: usize) {
+        let number = u32::try_from(index).expect("servers are numbered by u32");
+        self.run.system.swapped(number, self.hosts[index]);
+    }
+
+    /// Servers whose disk is damaged or lost, by their numbers.
+    pub fn lost(&self) -> BTreeSet<u32> {
+        let losses = self.losses.borrow();
+        let lost = losses.iter().filter(|(_, lost)| !matches!(lost, Lost::Reserved));
+        lost.map(|(index, _)| u32::try_from(*index).expect("servers are numbered by u32")).collect()
+    }
+
+    /// A server failed by itself: whether it is one that was damaged, and stays down.
+    fn gives_up(&self, index: usize) -> bool {
+        let mut losses = self.losses.borrow_mut();
+        let Some(Lost::Damaged(refused)) = losses.get_mut(&index) else {
+            return false;
+        };
+        let refused = refused.take();
+        losses.insert(index, Lost::GivenUp);
+        drop(losses);
+        if let Some(refused) = refused {
+            refused();
+        }
+        true
+    }
+
     fn kill(&self, index: usize, cause: Cause, down: DownCause) -> bool {
         let Some(boot) = self.slots.borrow_mut()[index].up.take() else {
             return false;
@@ -190,6 +279,9 @@ impl<E: Clone + 'static> Fleet<E> {
             Exit::Failed(_) => DownCause::Failed,
         };
         if self.slots.borrow()[index].up == Some(who.boot) && self.kill(index, Cause::Stop, down) {
+            if down == DownCause::Failed && self.gives_up(index) {
+                return;
+            }
             let asked = self.slots.borrow_mut()[index].stopping.take();
             let delay = match asked {
                 Some((down_ns, stopped)) if down == DownCause::Stopped => {

@@ -7,7 +7,7 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 
 use super::report::FaultCount;
-use super::spec::FAMILIES;
+use super::spec::families;
 
 /// Fault counts of one run, by kind.
 pub struct Ledger {
@@ -16,7 +16,7 @@ pub struct Ledger {
 
 impl Default for Ledger {
     fn default() -> Self {
-        let counts = FAMILIES.iter().map(|family| ((*family).to_owned(), FaultCount::default())).collect();
+        let counts = families().map(|family| (family.to_owned(), FaultCount::default())).collect();
         Ledger { counts: RefCell::new(counts) }
     }
 }

@@ -4,11 +4,13 @@
 //! - [`spec`]: from which plans a seed draws; [`planner`] draws; [`plan`] is the result, plain data
 //! - [`simulation`]: one run of a plan; [`iterate`]: many, in one process
 //! - [`fleet`]: servers, booted and killed; [`nemesis`]: faults, carried out; [`ledger`]: faults, counted
+//! - [`disk_faults`]: what happens to disks
 //! - [`coverage`]: which assertion and fault sites were visited
 //! - [`oracle`]: judges of a run; [`run`]: where servers and clients leave what they did
 //! - [`mod@shrink`]: from a failing plan to a small one
 //! - [`record`], [`report`]: what a run hands back; [`listing`]: what can be run, by name
 pub mod coverage;
+pub mod disk_faults;
 pub mod fleet;
 pub mod iterate;
 pub mod ledger;

@@ -4,6 +4,8 @@
 //! calm phase undoes whatever is left. A fault whose target nobody plays at that moment does nothing and is not
 //! counted.
 
+mod disk;
+
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -88,6 +90,7 @@ impl<E: Clone + 'static> Nemesis<E> {
         for host in &self.fleet.hosts {
             Disk::of(*host).heal();
         }
+        self.fleet.release_losses();
     }
 
     fn arm_disk_op(self: &Rc<Self>, fault: Fault, nth: u64, then_ns: Nanos) {
@@ -192,6 +195,7 @@ impl<E: Clone + 'static> Nemesis<E> {
                     nemesis.ledger.noticed("latency", u64::from(network::counts().sent > before));
                 });
             }
+            Fault::Disk(fault) => self.act_on_disk(fault),
             Fault::DiskError { target, op, role, skip } => {
                 if let Some(index) = self.fleet.resolve(target) {
                     self.ledger.injected(family, 1);

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::disk_faults::DiskFault;
 use crate::disk::{DiskConfig, OpKind, Role};
 use crate::world::Nanos;
 use crate::world::network::NetworkConfig;
@@ -138,6 +139,8 @@ pub enum Fault {
     Latency { extra_ns: Nanos, for_ns: Nanos },
     /// One disk operation of the target fails.
     DiskError { target: String, op: OpKind, role: Role, skip: u64 },
+    /// The disk is full, goes bad, or is lost.
+    Disk(DiskFault),
 }
 
 impl Fault {
@@ -152,6 +155,7 @@ impl Fault {
             Fault::Loss { .. } => "loss",
             Fault::Latency { .. } => "latency",
             Fault::DiskError { .. } => "disk-error",
+            Fault::Disk(fault) => fault.family(),
         }
     }
 
@@ -162,6 +166,11 @@ impl Fault {
             | Fault::Stop { target, .. }
             | Fault::PowerLoss { target, .. }
             | Fault::DiskError { target, .. } => *target = role.to_owned(),
+            Fault::Disk(fault) => {
+                if let Some(target) = fault.target_mut() {
+                    *target = role.to_owned();
+                }
+            }
             Fault::ClusterPowerLoss { .. } | Fault::Partition { .. } | Fault::Loss { .. } | Fault::Latency { .. } => {}
         }
     }
@@ -173,6 +182,7 @@ impl Fault {
             | Fault::Stop { target, .. }
             | Fault::PowerLoss { target, .. }
             | Fault::DiskError { target, .. } => Some(target),
+            Fault::Disk(fault) => fault.target().map(String::as_str),
             _ => None,
         }
     }
@@ -210,4 +220,6 @@ pub struct Conclusive {
     pub may_be_idle: Vec<String>,
     /// Sites that must have been reached.
     pub sites: Vec<String>,
+    /// The system must have lost more servers than it can bear, and clients must have asked this often afterwards.
+    pub asked_after_loss_min: u64,
 }

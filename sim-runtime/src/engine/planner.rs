@@ -8,6 +8,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::disk_faults;
 use super::plan::{
     BuggifyPlan, ClientPlan, Fault, PLAN_VERSION, PartitionShape, Plan, PlannedFault, Trigger, WorldKnobs,
 };
@@ -94,7 +95,7 @@ impl Planner<'_> {
         };
         let quiet = DiskConfig::default();
         let stall_ns = millis(within(draws, spec.disk_stall_ms));
-        DiskConfig {
+        let mut steady = DiskConfig {
             read: scaled(quiet.read),
             write: scaled(quiet.write),
             sync: scaled(quiet.sync),
@@ -107,7 +108,13 @@ impl Planner<'_> {
                 syncs_only: draws.below(2) == 0,
             },
             ..quiet
-        }
+        };
+        // Half of the runs that may have a limit have it.
+        let mut limit = |range: Range| if range[1] > 0 && draws.below(2) == 0 { within(draws, range) } else { 0 };
+        steady.iops_max = limit(spec.disk_iops_max);
+        steady.bytes_per_s_max = limit(spec.disk_bytes_per_s_max);
+        steady.failed_sync_stays_readable = draws.below(100) < spec.disk_failed_sync_stays_readable;
+        steady
     }
 
     fn knobs(&self) -> BTreeMap<String, i64> {
@@ -155,8 +162,10 @@ impl Planner<'_> {
                 continue;
             }
             for nth in 0..within(&mut draws, family.count) {
-                let at = FAULTS_BEGIN_NS + draws.below(duration_ns.saturating_sub(FAULTS_BEGIN_NS).max(1));
-                let mut planned = self.fault(name, family, servers, at, &mut draws);
+                // What ends the run's usefulness leaves time to ask what came of it.
+                let until_ns = if name == "store-lost-beyond" { duration_ns / 3 * 2 } else { duration_ns };
+                let at = FAULTS_BEGIN_NS + draws.below(until_ns.saturating_sub(FAULTS_BEGIN_NS).max(1));
+                let mut planned = self.fault(name, family, servers, (at, nth), &mut draws);
                 if let Some(role) = family.first.as_ref().filter(|_| nth == 0) {
                     planned.fault.aim_at(role);
                     planned.when = Trigger::At { ns: at };
@@ -168,7 +177,14 @@ impl Planner<'_> {
         faults
     }
 
-    fn fault(&self, name: &str, family: &FamilySpec, servers: u32, at: Nanos, draws: &mut Stream) -> PlannedFault {
+    fn fault(
+        &self,
+        name: &str,
+        family: &FamilySpec,
+        servers: u32,
+        (at, nth): (Nanos, u64),
+        draws: &mut Stream,
+    ) -> PlannedFault {
         let for_ns = millis(within(draws, family.for_ms));
         let strength = within(draws, family.strength);
         let now = Trigger::At { ns: at };
@@ -196,6 +212,12 @@ impl Planner<'_> {
                 let op = [OpKind::Read, OpKind::Write, OpKind::Sync][index(draws, 3)];
                 let role = [Role::Log, Role::State, Role::Snapshot][index(draws, 3)];
                 let fault = Fault::DiskError { target: self.target(servers, draws), op, role, skip: draws.below(20) };
+                PlannedFault { when: now, fault }
+            }
+            other if disk_faults::FAMILIES.contains(&other) => {
+                let target = self.target(servers, draws);
+                let of = disk_faults::Draws { stream: draws, servers, nth, target, for_ns, strength };
+                let fault = Fault::Disk(disk_faults::draw(other, of).expect("it is one of these families"));
                 PlannedFault { when: now, fault }
             }
             other => unreachable!("the spec was validated, yet names the family {other}"),

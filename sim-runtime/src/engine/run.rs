@@ -143,6 +143,11 @@ impl<E: Clone + 'static> Run<E> {
         total
     }
 
+    /// Operations begun at this time or later.
+    pub fn asked_since(&self, at_ns: Nanos) -> u64 {
+        self.ops.borrow().iter().filter(|op| op.begun_ns >= at_ns).count() as u64
+    }
+
     /// Acknowledged operations of one kind.
     pub fn acknowledged(&self, kind: OpKind) -> u64 {
         u64::try_from(self.latencies(kind).len()).unwrap_or(u64::MAX)

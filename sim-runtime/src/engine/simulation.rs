@@ -4,7 +4,7 @@
 //! restarts, the system must converge within its bound, and the checks look at what is left.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -92,7 +92,7 @@ impl<E: Clone + 'static> Simulation<E> {
         parts.stage.replace(Some((Rc::clone(&fleet), Rc::clone(&nemesis))));
 
         fleet.boot_all();
-        let mut cluster = Cluster { servers: fleet.hosts.clone(), bound_ns: FORM_NS_MAX };
+        let mut cluster = Cluster { servers: fleet.hosts.clone(), bound_ns: FORM_NS_MAX, lost: BTreeSet::new() };
         if let Err(reason) = run.system.form(&cluster).await {
             parts.trouble.borrow_mut().push(format!("the cluster did not form: {reason}"));
         }
@@ -109,7 +109,11 @@ impl<E: Clone + 'static> Simulation<E> {
 
         nemesis.calm();
         fleet.boot_all();
-        run.system.phase(Phase::Calm);
+        // With too much lost nothing more is owed than that nobody lies.
+        let beyond = fleet.beyond_at_ns.get().is_some();
+        if !beyond {
+            run.system.phase(Phase::Calm);
+        }
         let calm_until = world::now_ns() + plan.calm_ns_max;
         while !run.clients_busy().is_empty() && world::now_ns() < calm_until && !parts.is_over() {
             world::sleep(Duration::from_nanos(WATCH_NS)).await;
@@ -118,7 +122,12 @@ impl<E: Clone + 'static> Simulation<E> {
         if parts.is_over() {
             return;
         }
+        if beyond {
+            run.system.phase(Phase::End);
+            return;
+        }
         cluster.bound_ns = calm_until.saturating_sub(world::now_ns());
+        cluster.lost = fleet.lost();
         let converged = run.system.converge(&cluster).await;
         run.system.phase(Phase::Converged(converged));
         self.check(plan, &cluster, parts).await;
@@ -299,6 +308,17 @@ impl<E: Clone + 'static> Parts<E> {
             }
         }
         let assertions = self.coverage.assertions();
+        if wanted.asked_after_loss_min > 0 {
+            let stage = self.stage.borrow();
+            let lost_at = stage.as_ref().and_then(|(fleet, _)| fleet.beyond_at_ns.get());
+            match lost_at.map(|at_ns| self.run.asked_since(at_ns)) {
+                None => doubts.push("no more was lost than the system can bear".to_owned()),
+                Some(asked) if asked < wanted.asked_after_loss_min => {
+                    doubts.push(format!("clients asked only {asked} times after the loss"));
+                }
+                Some(_) => {}
+            }
+        }
         for site in &wanted.sites {
             if !assertions.iter().any(|count| count.id == *site && count.passes > 0) {
                 doubts.push(format!("stale: the site {site:?} was not reached"));
@@ -351,7 +371,7 @@ impl<E: Clone + 'static> Parts<E> {
             for (kind, count) in disk.counters().faults {
                 // Power losses are counted by the nemesis, and an error that it ordered is the error of its family.
                 match kind {
-                    fault::POWER_LOSS => {}
+                    fault::POWER_LOSS | fault::FULL => {}
                     fault::READ_ERROR | fault::WRITE_ERROR | fault::SYNC_ERROR => {
                         faults.entry("disk-error".to_owned()).or_default().noticed += count.noticed;
                     }

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
+use super::disk_faults;
 use super::plan::Conclusive;
 
 /// Least and most, both included.
@@ -74,6 +75,11 @@ pub struct WorldSpec {
     /// Chance per disk operation that an episode begins in which nothing completes.
     pub disk_stall_ppm: Range,
     pub disk_stall_ms: Range,
+    /// Writes, and bytes of them, that the disk takes per second. 0 = no limit; half of the runs have none.
+    pub disk_iops_max: Range,
+    pub disk_bytes_per_s_max: Range,
+    /// Calibration: chance in percent that in a run the data stays readable after a sync that failed.
+    pub disk_failed_sync_stays_readable: u64,
 }
 
 impl Default for WorldSpec {
@@ -92,6 +98,9 @@ impl Default for WorldSpec {
             disk_tail_factor: [1, 1],
             disk_stall_ppm: [0, 0],
             disk_stall_ms: [0, 0],
+            disk_iops_max: [0, 0],
+            disk_bytes_per_s_max: [0, 0],
+            disk_failed_sync_stays_readable: 0,
         }
     }
 }
@@ -107,7 +116,8 @@ pub struct FamilySpec {
     /// How long each lasts; for crashes, how long the server is down.
     #[serde(default)]
     pub for_ms: Range,
-    /// Strength, in the unit of the family: ppm of loss, us of latency.
+    /// Strength, in the unit of the family: ppm of loss, us of latency, bytes left on a full disk, damaged sectors, ms of
+    /// an image's age, ppm of lies.
     #[serde(default)]
     pub strength: Range,
     /// The role that the first fault hits, at a time: so that every run with this family has such a fault.
@@ -171,6 +181,10 @@ impl Spec {
         let strength = match family {
             "loss" => [100_000, 400_000],
             "latency" => [5_000, 50_000],
+            "disk-full" => [0, 20_000],
+            "latent-sector" | "bit-rot" | "lost-write" | "misdirected-write" => [1, 8],
+            "old-image" => [1_000, 3_000],
+            "lying-sync" => [200_000, 600_000],
             _ => [0, 0],
         };
         self.faults.insert(family.to_owned(), FamilySpec { chance: 100, count, for_ms, strength, first: None });
@@ -184,8 +198,8 @@ impl Spec {
         if let Some(order) = self.world.order.iter().find(|order| !ORDERS.contains(&order.as_str())) {
             return Err(format!("`world.order` {order:?} is not one of {ORDERS:?}"));
         }
-        if let Some(family) = self.faults.keys().find(|family| !FAMILIES.contains(&family.as_str())) {
-            return Err(format!("fault family {family:?} is not one of {FAMILIES:?}"));
+        if let Some(family) = self.faults.keys().find(|family| !families().any(|known| known == *family)) {
+            return Err(format!("fault family {family:?} is not one of {:?}", families().collect::<Vec<_>>()));
         }
         let world = &self.world;
         let mut ranges = vec![
@@ -202,6 +216,8 @@ impl Spec {
             ("world.disk_tail_factor", world.disk_tail_factor),
             ("world.disk_stall_ppm", world.disk_stall_ppm),
             ("world.disk_stall_ms", world.disk_stall_ms),
+            ("world.disk_iops_max", world.disk_iops_max),
+            ("world.disk_bytes_per_s_max", world.disk_bytes_per_s_max),
         ];
         for workload in self.workloads.values() {
             ranges.push(("clients", workload.clients));
@@ -231,5 +247,9 @@ fn pace_ms_default() -> Range {
 pub const ORDERS: &[&str] = &["uniform", "fifo", "pct"];
 
 /// Fault families that the engine knows.
-pub const FAMILIES: &[&str] =
+pub fn families() -> impl Iterator<Item = &'static str> {
+    FAMILIES.iter().chain(disk_faults::FAMILIES).copied()
+}
+
+const FAMILIES: &[&str] =
     &["crash", "stop", "power-loss", "cluster-power-loss", "partition", "loss", "latency", "disk-error"];

@@ -4,7 +4,7 @@
 //! talks to the world only. A process gets a [`Server`] or [`Client`] handle: who it is, and how it tells oracles what
 //! happened.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::marker::PhantomData;
 use std::pin::Pin;
@@ -95,6 +95,23 @@ pub trait System: 'static {
         let _ = (server, host, boot, cause);
     }
 
+    /// How many of so many servers may lose what they stored, for good, while the others go on: of a system that needs a
+    /// majority, less than half.
+    fn losses_max(&self, servers: u32) -> u32 {
+        servers.saturating_sub(1) / 2
+    }
+
+    /// The disk of a server, which is down, was damaged or lost on purpose: what it promised to keep is void.
+    fn damaged(&self, server: u32, host: HostId) {
+        let _ = (server, host);
+    }
+
+    /// The disk of a server, which is down, holds something else than it did, and nobody was told: calibration, oracles must
+    /// find out.
+    fn swapped(&self, server: u32, host: HostId) {
+        let _ = (server, host);
+    }
+
     /// The engine announces a phase; the system may emit events of its own about it.
     fn phase(&self, phase: Phase) {
         let _ = phase;
@@ -174,6 +191,9 @@ pub struct Cluster {
     pub servers: Vec<HostId>,
     /// Time left for what is asked.
     pub bound_ns: Nanos,
+    /// Servers with a damaged disk, by their numbers: some run, some have given up. The others are the core that must
+    /// converge.
+    pub lost: BTreeSet<u32>,
 }
 
 /// One boot of one server.

@@ -9,8 +9,6 @@ use std::ops::ControlFlow;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread;
 
-use crate::engine::record::RunRequest;
-
 use super::{Limits, Runner};
 
 /// Finished results that may wait for an earlier one, per job.
@@ -31,10 +29,10 @@ impl Pool {
     /// Feeds `requests` to the jobs, each of which does `work` with a runner of its own, and hands every result to
     /// `each` on this thread, in the order of the requests, until `each` breaks. Runs already begun are then finished
     /// and forgotten.
-    pub fn each<T: Send>(
+    pub fn each<R: Send, T: Send>(
         &self,
-        requests: impl Iterator<Item = RunRequest> + Send,
-        work: impl Fn(&mut Runner, RunRequest) -> T + Sync,
+        requests: impl Iterator<Item = R> + Send,
+        work: impl Fn(&mut Runner, R) -> T + Sync,
         mut each: impl FnMut(T) -> ControlFlow<()>,
     ) {
         let feed = Feed::new(requests, RUN_AHEAD * self.jobs.get());
@@ -84,13 +82,13 @@ struct State<I> {
     stopped: bool,
 }
 
-impl<I: Iterator<Item = RunRequest>> Feed<I> {
+impl<I: Iterator> Feed<I> {
     fn new(requests: I, ahead_max: usize) -> Feed<I> {
         let state = State { requests, given: 0, delivered: 0, stopped: false };
         Feed { state: Mutex::new(state), moved: Condvar::new(), ahead_max }
     }
 
-    fn next(&self) -> Option<(usize, RunRequest)> {
+    fn next(&self) -> Option<(usize, I::Item)> {
         let mut state = self.state();
         while !state.stopped && state.given >= state.delivered + self.ahead_max {
             state = self.moved.wait(state).unwrap_or_else(PoisonError::into_inner);

@@ -14,12 +14,15 @@
 #![allow(dead_code)] // Each test uses its part of the rig.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use sim_runtime::disk::file::Interval;
-use sim_runtime::disk::{self, Choice, Disk, DiskConfig, Moment, OpReport, PowerLossOutcome, Shape, Volume};
+use sim_runtime::disk::{
+    self, Choice, Disk, DiskConfig, DiskError, FaultPoint, Moment, OpKind, OpReport, PowerLossOutcome, Shape, Volume,
+};
 use sim_runtime::world::draws::Dice;
 use sim_runtime::world::section::{self, Lane};
 use sim_runtime::world::{self, Cause, HostStatus, Purpose, World, WorldConfig};
@@ -67,8 +70,46 @@ pub struct Plan {
     pub seed: u64,
     /// Random subsets per point, beside the two extremes.
     pub subsets: u64,
+    /// Instead of them every subset there is, where there are at most so many; 0 = never.
+    pub exhaust_max: usize,
     /// Every n-th image loses its power again at each operation of its recovery; 0 = never.
     pub double_every: u64,
+}
+
+/// How much to try.
+pub struct Trial {
+    /// Operations at which the power goes, at least. `CRASH_POINTS` in the environment asks for more.
+    pub points: u64,
+    /// Per recorded run; further runs have other seeds.
+    pub transactions: u64,
+    pub config: DiskConfig,
+    pub double_every: u64,
+}
+
+/// Records runs and loses the power at each of their operations, until enough was tried or something was found.
+pub fn findings<E: Engine>(trial: &Trial) -> Findings {
+    let points_min = from_environment("CRASH_POINTS").unwrap_or(0).max(trial.points);
+    let mut total = Findings::default();
+    for seed in 1.. {
+        let points = record::<E>(seed, trial.transactions, trial.config);
+        let subsets = from_environment("CRASH_SUBSETS").unwrap_or(1);
+        let plan = Plan { seed, subsets, exhaust_max: 0, double_every: trial.double_every };
+        total.add(judge::<E>(&points, &plan));
+        if total.points >= points_min || !total.failures.is_empty() {
+            break;
+        }
+    }
+    total
+}
+
+/// Every legal subset at every operation of a short run at which there are few.
+pub fn every_subset<E: Engine>(transactions: u64, exhaust_max: usize) -> Findings {
+    let points = record::<E>(1, transactions, DiskConfig::default());
+    judge::<E>(&points, &Plan { seed: 1, subsets: 0, exhaust_max, double_every: 0 })
+}
+
+fn from_environment(name: &str) -> Option<u64> {
+    std::env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name} is a number")))
 }
 
 /// What [`judge`] did and found.
@@ -81,6 +122,8 @@ pub struct Findings {
     pub double_crashes: u64,
     /// Images that had lost at least one sector.
     pub lossy: u64,
+    /// Operations at which every subset was tried.
+    pub exhausted: u64,
     pub shapes: BTreeMap<Shape, u64>,
     /// Transactions that were gone, at most; none of them was promised.
     pub lost_transactions_max: u64,
@@ -88,6 +131,19 @@ pub struct Findings {
 }
 
 impl Findings {
+    fn add(&mut self, other: Findings) {
+        self.points += other.points;
+        self.images += other.images;
+        self.double_crashes += other.double_crashes;
+        self.lossy += other.lossy;
+        self.exhausted += other.exhausted;
+        for (shape, count) in other.shapes {
+            *self.shapes.entry(shape).or_default() += count;
+        }
+        self.lost_transactions_max = self.lost_transactions_max.max(other.lost_transactions_max);
+        self.failures.extend(other.failures);
+    }
+
     /// Enough was tried, it hurt in every way, and the engine kept its promise.
     pub fn assert_sound(&self, points_min: u64) {
         println!("{self:?}");
@@ -95,11 +151,6 @@ impl Findings {
         assert!(self.points >= points_min && self.double_crashes > 0, "too little was tried");
         assert!(self.lossy * 3 > self.images && self.shapes.len() == 6, "too little was lost");
     }
-}
-
-/// Random subsets per operation: one, or as the environment says.
-pub fn subsets_per_point() -> u64 {
-    std::env::var("CRASH_SUBSETS").map_or(1, |text| text.parse().expect("CRASH_SUBSETS is a number"))
 }
 
 /// Keys are few, so that transactions overwrite and delete each other's.
@@ -202,11 +253,12 @@ pub fn record<E: Engine>(seed: u64, count: u64, config: DiskConfig) -> Vec<Point
 }
 
 /// What survives at a point.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 enum Survival {
     Synced,
     Everything,
     Subset(u64),
+    Exactly(Choice),
 }
 
 /// Loses the power at every point and judges what the engine makes of what is left. Stops after a few failures.
@@ -218,8 +270,7 @@ pub fn judge<E: Engine>(points: &[Point], plan: &Plan) -> Findings {
         let mut findings = Findings::default();
         for point in points {
             findings.points += 1;
-            let subsets = (0..plan.subsets).map(|n| Survival::Subset(point.number * 1_000 + n));
-            for survival in [Survival::Synced, Survival::Everything].into_iter().chain(subsets) {
+            for survival in survivals(point, plan, &mut findings) {
                 judge_one::<E>(point, survival, plan, &states, &mut findings).await;
                 if findings.failures.len() >= FAILURES_MAX {
                     return findings;
@@ -231,6 +282,17 @@ pub fn judge<E: Engine>(points: &[Point], plan: &Plan) -> Findings {
     done.unwrap_or_else(|halt| panic!("{halt}"))
 }
 
+/// What is tried at a point.
+fn survivals(point: &Point, plan: &Plan, findings: &mut Findings) -> Vec<Survival> {
+    let pending = point.volume.clone().pending(middle(point.when));
+    if let Some(all) = Choice::enumerate(&pending, plan.exhaust_max) {
+        findings.exhausted += 1;
+        return all.into_iter().map(Survival::Exactly).collect();
+    }
+    let subsets = (0..plan.subsets).map(|n| Survival::Subset(point.number * 1_000 + n));
+    [Survival::Synced, Survival::Everything].into_iter().chain(subsets).collect()
+}
+
 async fn judge_one<E: Engine>(
     point: &Point,
     survival: Survival,
@@ -238,10 +300,10 @@ async fn judge_one<E: Engine>(
     states: &[State],
     findings: &mut Findings,
 ) {
+    let place = format!("operation {}, {survival:?}", point.number);
     let Some(image) = lose_power(&point.volume, middle(point.when), survival, findings) else { return };
     findings.images += 1;
     let double = plan.double_every > 0 && findings.images.is_multiple_of(plan.double_every);
-    let place = format!("operation {}, {survival:?}", point.number);
     let recovery: Arc<Mutex<Vec<(OpReport, Volume, bool)>>> = Arc::default();
     let promised: Arc<AtomicBool> = Arc::default();
     let disk = Disk::current();
@@ -252,7 +314,7 @@ async fn judge_one<E: Engine>(
             kept.lock().unwrap().push((op, volume.clone(), promised.load(Ordering::Relaxed)));
         })));
     }
-    let found = section::run("recovery", || reopen::<E>(point, states, &promised)).await;
+    let found = section::run("recovery", || unless_it_panics(|| reopen::<E>(point, states, &promised))).await;
     disk.set_probe(None);
     let first = match found {
         Ok(number) => number,
@@ -265,7 +327,8 @@ async fn judge_one<E: Engine>(
         let Some(image) = lose_power(&volume, middle(op.when), second, findings) else { continue };
         findings.double_crashes += 1;
         disk.mount(image);
-        let found = section::run("recovery", || reopen_again::<E>(point, states, first, promised)).await;
+        let found =
+            section::run("recovery", || unless_it_panics(|| reopen_again::<E>(point, states, first, promised))).await;
         if let Err(failure) = found {
             findings.failures.push(format!("{place}, then {:?} {} of recovery: {failure}", op.kind, op.number));
         }
@@ -282,6 +345,7 @@ fn lose_power(volume: &Volume, at: u64, survival: Survival, findings: &mut Findi
     let pending = volume.pending(at);
     let choice = match survival {
         Survival::Synced => Choice::none(&pending),
+        Survival::Exactly(choice) => choice,
         _ if pending.is_empty() => return None,
         Survival::Everything => Choice::all(&pending),
         Survival::Subset(n) => {
@@ -331,6 +395,103 @@ fn reopen_again<E: Engine>(point: &Point, states: &[State], first: u64, promised
         ));
     }
     if state == expected { Ok(()) } else { Err(format!("not the state after transaction {number}")) }
+}
+
+/// A panic of the engine is a failure like any other.
+fn unless_it_panics<T>(work: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().cloned();
+        let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
+        Err(format!("panicked: {}", text.unwrap_or_default()))
+    })
+}
+
+/// What came of errors at every operation.
+#[derive(Debug, Default)]
+pub struct ErrorFindings {
+    /// Operations that failed.
+    pub errors: u64,
+    /// Errors that the engine reported to its caller. Others met it while it was closed, or were survived.
+    pub reported: u64,
+    pub failures: Vec<String>,
+}
+
+/// Fails each operation of a run of `transactions` transactions, one per run, with `EIO` and with `ENOSPC`. After the first
+/// error that the engine reports it is dropped and opened again: it must hold all that was promised, and go on.
+pub fn fail_everywhere<E: Engine>(transactions: u64) -> ErrorFindings {
+    let mut findings = ErrorFindings::default();
+    let kinds = [OpKind::Read, OpKind::Write, OpKind::SetLen, OpKind::Sync, OpKind::Name];
+    for (kind, error) in kinds.into_iter().flat_map(|kind| [(kind, DiskError::Io), (kind, DiskError::Full)]) {
+        if error == DiskError::Full && kind == OpKind::Read {
+            continue;
+        }
+        for skip in 0.. {
+            let armed = FaultPoint { kind, role: None, skip, error };
+            match fail_once::<E>(transactions, armed) {
+                // Past the last operation of this kind.
+                None => break,
+                Some(Ok(reported)) => {
+                    findings.errors += 1;
+                    findings.reported += u64::from(reported);
+                }
+                Some(Err(failure)) => findings.failures.push(format!("{armed:?}: {failure}")),
+            }
+            if findings.failures.len() >= FAILURES_MAX {
+                return findings;
+            }
+        }
+    }
+    findings
+}
+
+/// `None` if the fault was never met; otherwise whether the engine reported it, or what it did wrong.
+fn fail_once<E: Engine>(transactions: u64, armed: FaultPoint) -> Option<Result<bool, String>> {
+    let seed = 1;
+    let states = model(seed, transactions);
+    let world = World::new(WorldConfig::seeded(seed));
+    let done = world.run(async move {
+        let disk = Disk::current();
+        disk.arm(armed);
+        let (mut promised, mut begun) = (0, 0);
+        let mut run = || -> Result<(), String> {
+            let mut engine = E::open()?;
+            for number in 1..=transactions {
+                begun = number;
+                if engine.commit(number, &transaction(seed, number))? == Promised::Yes {
+                    promised = number;
+                }
+                if engine.rest(number)? == Promised::Yes {
+                    promised = number;
+                }
+            }
+            Ok(())
+        };
+        let outcome = section::run("work", || unless_it_panics(|| Ok(run()))).await;
+        let met = disk.armed() == 0;
+        disk.heal();
+        if !met {
+            return None;
+        }
+        let reported = match outcome {
+            Err(panic) => return Some(Err(panic)),
+            Ok(outcome) => outcome.is_err(),
+        };
+        let again = section::run("again", || unless_it_panics(|| carry_on::<E>(&states, promised, begun))).await;
+        Some(again.map(|()| reported))
+    });
+    done.unwrap_or_else(|halt| panic!("{halt}"))
+}
+
+fn carry_on<E: Engine>(states: &[State], promised: u64, begun: u64) -> Result<(), String> {
+    let mut engine = E::open().map_err(|error| format!("does not open: {error}"))?;
+    let (number, state) = inspect(&mut engine)?;
+    if !(promised..=begun).contains(&number) {
+        return Err(format!("{promised} promised, {number} found, {begun} begun"));
+    }
+    if state != states[number as usize] {
+        return Err(format!("not the state after {number} transactions"));
+    }
+    engine.commit(begun + 1, &further_transaction()).map(|_| ()).map_err(|error| format!("cannot go on: {error}"))
 }
 
 fn inspect<E: Engine>(engine: &mut E) -> Result<(u64, State), String> {

@@ -30,16 +30,24 @@ pub async fn work(client: Client<Event>, ops: Vec<PlannedOp>) {
     }
 }
 
-/// The last word: everything that is there, as one scan and key by key.
-pub async fn final_reads(client: Client<Event>) {
-    let mut worker = Worker::new(client, false, true);
+/// The last word: everything that is there, as one scan and key by key; then fresh writes, each read back, since a
+/// cluster that has recovered must serve.
+pub async fn final_checks(client: Client<Event>) {
+    let mut worker = Worker::new(client, true, true);
     let everything = Query::Scan { start: Vec::new(), end: None, limit: 10_000 };
     worker.read(everything).await;
     let keys: Vec<Vec<u8>> = worker.known.keys().cloned().collect();
     for key in keys {
         worker.read(Query::Get { key }).await;
     }
+    for fresh in FRESH_KEYS {
+        worker.perform(KvOp::Set { key: fresh, pad: 0 }).await;
+        worker.perform(KvOp::Get { key: fresh }).await;
+    }
 }
+
+/// Keys that no plan names.
+const FRESH_KEYS: std::ops::Range<u32> = 1_000_000..1_000_030;
 
 struct Worker {
     client: Client<Event>,

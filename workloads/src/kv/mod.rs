@@ -29,6 +29,6 @@ impl Workload<Event> for Kv {
     }
 
     fn check(&self, client: Client<Event>) -> Option<ClientProcess> {
-        Some(Box::pin(client::final_reads(client)))
+        Some(Box::pin(client::final_checks(client)))
     }
 }

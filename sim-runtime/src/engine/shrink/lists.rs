@@ -1,16 +1,22 @@
 //! What a plan lists, as sequences of which any part can be left out.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 
 use crate::engine::plan::Plan;
 use crate::engine::system::Knob;
 
-/// One kind of thing in a plan.
+/// One kind of thing in a plan, numbered.
 pub(super) trait List: Sync {
     fn len(&self, plan: &Plan) -> usize;
 
+    /// The plan with those only for whose number `keeps` says so.
+    fn filtered(&self, plan: &Plan, keeps: &mut dyn FnMut(usize) -> bool) -> Plan;
+
     /// The plan without those of these numbers.
-    fn without(&self, plan: &Plan, range: Range<usize>) -> Plan;
+    fn without(&self, plan: &Plan, range: Range<usize>) -> Plan {
+        self.filtered(plan, &mut |number| !range.contains(&number))
+    }
 }
 
 /// Clients with operations. One that is left out keeps its number and does nothing: who works through a session, say,
@@ -22,10 +28,10 @@ impl List for Clients {
         plan.clients.iter().filter(|client| !client.ops.is_empty()).count()
     }
 
-    fn without(&self, plan: &Plan, range: Range<usize>) -> Plan {
+    fn filtered(&self, plan: &Plan, keeps: &mut dyn FnMut(usize) -> bool) -> Plan {
         let mut plan = plan.clone();
         let busy = plan.clients.iter_mut().filter(|client| !client.ops.is_empty());
-        busy.skip(range.start).take(range.len()).for_each(|client| client.ops.clear());
+        busy.enumerate().filter(|(number, _)| !keeps(*number)).for_each(|(_, client)| client.ops.clear());
         while plan.clients.last().is_some_and(|client| client.ops.is_empty()) {
             plan.clients.pop();
         }
@@ -40,9 +46,9 @@ impl List for Faults {
         plan.faults.len()
     }
 
-    fn without(&self, plan: &Plan, range: Range<usize>) -> Plan {
+    fn filtered(&self, plan: &Plan, keeps: &mut dyn FnMut(usize) -> bool) -> Plan {
         let mut plan = plan.clone();
-        plan.faults.drain(range);
+        retain(&mut plan.faults, keeps);
         plan
     }
 }
@@ -55,9 +61,9 @@ impl List for FaultPoints {
         plan.buggify.live.len()
     }
 
-    fn without(&self, plan: &Plan, range: Range<usize>) -> Plan {
+    fn filtered(&self, plan: &Plan, keeps: &mut dyn FnMut(usize) -> bool) -> Plan {
         let mut plan = plan.clone();
-        plan.buggify.live.drain(range);
+        retain(&mut plan.buggify.live, keeps);
         plan
     }
 }
@@ -65,29 +71,25 @@ impl List for FaultPoints {
 /// The operations of all clients in the order of their times, so that a part is a stretch of time.
 pub(super) struct Operations;
 
-impl Operations {
-    /// Client and position of every operation.
-    fn in_order(plan: &Plan) -> Vec<(usize, usize)> {
-        let mut all: Vec<(u64, usize, usize)> = Vec::new();
-        for (number, client) in plan.clients.iter().enumerate() {
-            all.extend(client.ops.iter().enumerate().map(|(position, op)| (op.not_before_ns, number, position)));
-        }
-        all.sort_unstable();
-        all.into_iter().map(|(_, client, position)| (client, position)).collect()
-    }
-}
-
 impl List for Operations {
     fn len(&self, plan: &Plan) -> usize {
         plan.clients.iter().map(|client| client.ops.len()).sum()
     }
 
-    fn without(&self, plan: &Plan, range: Range<usize>) -> Plan {
-        let mut gone = Operations::in_order(plan)[range].to_vec();
-        gone.sort_unstable();
+    fn filtered(&self, plan: &Plan, keeps: &mut dyn FnMut(usize) -> bool) -> Plan {
+        let mut in_order: Vec<(u64, usize, usize)> = Vec::new();
+        for (client, planned) in plan.clients.iter().enumerate() {
+            in_order.extend(planned.ops.iter().enumerate().map(|(position, op)| (op.not_before_ns, client, position)));
+        }
+        in_order.sort_unstable();
+        let numbered = in_order.into_iter().enumerate();
+        let gone: BTreeSet<(usize, usize)> = numbered
+            .filter(|(number, _)| !keeps(*number))
+            .map(|(_, (_, client, position))| (client, position))
+            .collect();
         let mut plan = plan.clone();
-        for (client, position) in gone.into_iter().rev() {
-            plan.clients[client].ops.remove(position);
+        for (number, client) in plan.clients.iter_mut().enumerate() {
+            retain(&mut client.ops, &mut |position| !gone.contains(&(number, position)));
         }
         plan
     }
@@ -107,11 +109,19 @@ impl List for Knobs<'_> {
         self.changed(plan).count()
     }
 
-    fn without(&self, plan: &Plan, range: Range<usize>) -> Plan {
+    fn filtered(&self, plan: &Plan, keeps: &mut dyn FnMut(usize) -> bool) -> Plan {
         let mut smaller = plan.clone();
-        for knob in self.changed(plan).skip(range.start).take(range.len()) {
+        for (_, knob) in self.changed(plan).enumerate().filter(|(number, _)| !keeps(*number)) {
             smaller.knobs.insert(knob.name.to_owned(), knob.default);
         }
         smaller
     }
+}
+
+fn retain<T>(list: &mut Vec<T>, keeps: &mut dyn FnMut(usize) -> bool) {
+    let mut number = 0;
+    list.retain(|_| {
+        number += 1;
+        keeps(number - 1)
+    });
 }

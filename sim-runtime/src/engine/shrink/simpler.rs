@@ -20,9 +20,11 @@ impl<T: Trial> Shrinker<'_, T> {
 
     /// Everything of one kind, before parts of it are tried: often it never mattered.
     pub(super) fn simplify_at_once(&mut self) {
-        let quiet = WorldKnobs { disk: self.best.plan.world.disk.clone(), ..WorldKnobs::quiet() };
+        let quiet = WorldKnobs { disk: self.best.plan.world.disk, ..WorldKnobs::quiet() };
         self.take(Plan { world: WorldKnobs::quiet(), ..self.best.plan.clone() });
         self.take(Plan { world: quiet, ..self.best.plan.clone() });
+        self.fewer_servers();
+        while self.take(sooner(&self.best.plan)) {}
         for list in [&FaultPoints as &dyn List, &Knobs(self.knobs), &Faults, &Clients] {
             let plan = &self.best.plan;
             let candidate = list.without(plan, 0..list.len(plan));
@@ -32,16 +34,20 @@ impl<T: Trial> Shrinker<'_, T> {
 
     /// Fewer servers, a world with less noise, shorter and earlier faults and operations.
     pub(super) fn simplify(&mut self) {
-        for servers in [1, 3] {
-            if let Some(candidate) = with_servers(&self.best.plan, servers) {
-                self.take(candidate);
-            }
-        }
+        self.fewer_servers();
         self.calm_world();
         for number in 0..self.best.plan.faults.len() {
             while self.take_first(shorter_fault(&self.best.plan, number)).is_some() {}
         }
         while self.take(sooner(&self.best.plan)) {}
+    }
+
+    fn fewer_servers(&mut self) {
+        for servers in [1, 3] {
+            if let Some(candidate) = with_servers(&self.best.plan, servers) {
+                self.take(candidate);
+            }
+        }
     }
 
     fn calm_world(&mut self) {
@@ -50,7 +56,7 @@ impl<T: Trial> Shrinker<'_, T> {
             |world, quiet| world.order.clone_from(&quiet.order),
             |world, quiet| (world.hold_ppm, world.hold_ns_max) = (quiet.hold_ppm, quiet.hold_ns_max),
             |world, quiet| world.network = quiet.network.clone(),
-            |world, quiet| world.disk = quiet.disk.clone(),
+            |world, quiet| world.disk = quiet.disk,
         ];
         for calm in parts {
             let mut candidate = self.best.plan.clone();

@@ -193,7 +193,7 @@ impl Oracle<Event> for CommittedOnAQuorum {
                 self.logs.remove(node);
                 self.configurations.remove(node);
             }
-            Event::Spent { node } => {
+            Event::Spent { node } | Event::Damaged { node } => {
                 self.spent.insert(*node);
             }
             _ => {}

@@ -67,6 +67,14 @@ mod tests {
     }
 
     #[test]
+    fn defects_that_were_put_there_are_fine() {
+        let mut run = Run::new();
+        run.boot(1).emit(1, Event::Serving { node: 1 }).image(1, DurableImage::default(), ImageReason::Commit);
+        run.emit(1, Event::Damaged { node: 1 }).image(1, damaged(), ImageReason::End);
+        run.accepts(Readable::default());
+    }
+
+    #[test]
     fn defects_of_a_node_that_has_served_are_found() {
         let mut run = Run::new();
         run.boot(1).emit(1, Event::Serving { node: 1 }).image(1, damaged(), ImageReason::PowerLoss);

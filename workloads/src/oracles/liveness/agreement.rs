@@ -1,9 +1,9 @@
 //! Agreement after calm: one leader, one uniform membership, identical logs and states inside the core.
 //!
-//! The core are the nodes that run when the cluster has converged. At that moment they must agree on what openraft says;
+//! The core are the nodes that run when the cluster has converged, without those whose disk was damaged on purpose. At that moment they must agree on what openraft says;
 //! at the end of the run, on what is on their disks, wherever two of them still hold the same index.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use aspen::types::NodeId;
 use sim_runtime::engine::{Judge, Oracle, Stamped};
@@ -18,12 +18,13 @@ pub struct Agreement {
     /// The latest view of each node that runs.
     views: BTreeMap<NodeId, NodeMetrics>,
     core: Vec<NodeId>,
+    damaged: BTreeSet<NodeId>,
     images: BTreeMap<NodeId, DurableImage>,
 }
 
 impl Agreement {
     fn check_views(&mut self, at_ns: Nanos, judge: &mut Judge<'_>) {
-        self.core = self.views.keys().copied().collect();
+        self.core = self.views.keys().copied().filter(|node| !self.damaged.contains(node)).collect();
         judge.evaluated(self.core.len() > 1);
         let leaders: Vec<NodeId> =
             self.views.values().filter(|view| view.role == Role::Leader).map(|view| view.node).collect();
@@ -32,7 +33,7 @@ impl Agreement {
             return;
         };
         let leading = &self.views[leader];
-        for view in self.views.values() {
+        for view in self.views.values().filter(|view| self.core.contains(&view.node)) {
             let mut differs = |what: &str, is: String, expected: String| {
                 if is != expected {
                     let message = format!("converged, but {what} is {is}, and {expected} on the leader, node {leader}");
@@ -106,6 +107,9 @@ impl Oracle<Event> for Agreement {
             Event::Down { node, .. } => {
                 self.views.remove(node);
             }
+            Event::Damaged { node } => {
+                self.damaged.insert(*node);
+            }
             Event::Converged { result: Ok(()) } => self.check_views(event.at_ns, judge),
             Event::Image { node, image, reason: ImageReason::End } => {
                 self.images.insert(*node, (**image).clone());
@@ -166,6 +170,16 @@ mod tests {
         run.metrics(1, |metrics| metrics.last_log_index = Some(9));
         converged(&mut run);
         run.rejects(Agreement::default(), "the last log index is None, and Some(9) on the leader");
+    }
+
+    #[test]
+    fn a_damaged_node_is_outside_the_core() {
+        let mut run = three_nodes();
+        run.emit(3, Event::Damaged { node: 3 }).metrics(3, |metrics| metrics.last_log_index = Some(0));
+        converged(&mut run);
+        run.image(1, image(&[(5, 1, 50)]), ImageReason::End).image_now(2, image(&[(5, 1, 50)]), ImageReason::End);
+        run.image_now(3, image(&[(5, 1, 51)]), ImageReason::End);
+        run.accepts(Agreement::default());
     }
 
     #[test]

@@ -11,7 +11,7 @@ pub mod monotonic;
 pub mod order;
 pub mod state_machine_safety;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use aspen::types::{LogId, NodeId};
 use sim_runtime::engine::Stamped;
@@ -24,11 +24,13 @@ pub(crate) use logs::{NodeLog, term_of};
 #[derive(Debug, Default)]
 pub(crate) struct Boots {
     running: BTreeMap<NodeId, u32>,
+    /// Nodes whose disk proves nothing any more.
+    damaged: BTreeSet<NodeId>,
 }
 
 impl Boots {
     /// Takes note of boots that begin and end. Returns whether what the event says about a node is void, because it
-    /// comes from a boot that is over.
+    /// comes from a boot that is over, or is about a disk that was damaged on purpose.
     pub(crate) fn is_void(&mut self, event: &Stamped<Event>) -> bool {
         let node = match &event.event {
             Event::Booted { node } => {
@@ -39,6 +41,11 @@ impl Boots {
                 self.running.remove(node);
                 return false;
             }
+            Event::Damaged { node } => {
+                self.damaged.insert(*node);
+                return false;
+            }
+            Event::Image { node, .. } => return self.damaged.contains(node),
             Event::Store { node, .. } | Event::Serving { node } => *node,
             Event::Metrics(metrics) => metrics.node,
             _ => return false,
