@@ -95,6 +95,10 @@ pub fn tamper_with_request(from: HostId, to: HostId, bytes: Vec<u8>) -> Tampered
     if is_quiet() {
         return Tampered { bytes, twice: false };
     }
+    alter_request(bytes, |family| tells(family, from, to))
+}
+
+fn alter_request(bytes: Vec<u8>, tells: impl Fn(&'static str) -> bool) -> Tampered {
     let Ok(Envelope { cluster, to: node, mut request }) = decode_request(&bytes, usize::MAX) else {
         return Tampered { bytes, twice: false };
     };
@@ -105,17 +109,17 @@ pub fn tamper_with_request(from: HostId, to: HostId, bytes: Vec<u8>) -> Tampered
     };
     let is_of_node = term.is_some();
     if let Some(term) = term
-        && tells(INCREMENT_TERM, from, to)
+        && tells(INCREMENT_TERM)
     {
         *term += 1;
     }
     if let Request::Append(append) = &mut request
         && append.entries.len() > 0
-        && tells(CLEAR_ENTRIES, from, to)
+        && tells(CLEAR_ENTRIES)
     {
         append.entries = Entries::default();
     }
-    let twice = is_of_node && tells(DUPLICATE, from, to);
+    let twice = is_of_node && tells(DUPLICATE);
     Tampered { bytes: encode_request(&Envelope { cluster, to: node, request }), twice }
 }
 
@@ -124,15 +128,95 @@ pub fn tamper_with_reply(from: HostId, to: HostId, request: &[u8], reply: Vec<u8
     if is_quiet() {
         return reply;
     }
+    flip_vote(request, reply, || tells(FLIP_VOTE, from, to))
+}
+
+fn flip_vote(request: &[u8], reply: Vec<u8>, tells: impl FnOnce() -> bool) -> Vec<u8> {
     let Ok(Envelope { request: Request::Vote(asked) | Request::PreVote(asked), .. }) =
         decode_request(request, usize::MAX)
     else {
         return reply;
     };
     match decode_response(&reply, usize::MAX) {
-        Ok(Response::Ballot(BallotReply { granted: false, last, .. })) if tells(FLIP_VOTE, from, to) => {
+        Ok(Response::Ballot(BallotReply { granted: false, last, .. })) if tells() => {
             encode_response(&Response::Ballot(BallotReply { vote: asked.vote, granted: true, last }))
         }
         _ => reply,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use aspen::message::{BallotRequest, ClusterId, LogPoint, WireVote};
+
+    use super::*;
+
+    const VOTE: WireVote = WireVote { term: 7, node: 2, committed: false };
+    const LATER: WireVote = WireVote { term: 9, node: 3, committed: true };
+
+    fn request(request: Request) -> Vec<u8> {
+        encode_request(&Envelope { cluster: ClusterId(1), to: Some(2), request })
+    }
+
+    fn ballot() -> BallotRequest {
+        BallotRequest { vote: VOTE, last: Some(LogPoint { term: 6, index: 40 }), transfer: false }
+    }
+
+    fn refusal() -> Vec<u8> {
+        encode_response(&Response::Ballot(BallotReply { vote: LATER, granted: false, last: None }))
+    }
+
+    /// With one lie in force, which is always told.
+    fn with<T>(family: &str, tell: impl FnOnce() -> T) -> T {
+        reset();
+        assert!(set(family, 1_000_000, true));
+        let told = tell();
+        reset();
+        told
+    }
+
+    #[test]
+    fn a_refused_vote_becomes_a_grant_of_the_vote_that_was_asked_for() {
+        for asked in [Request::Vote(ballot()), Request::PreVote(ballot())] {
+            let reply = with(FLIP_VOTE, || flip(&request(asked), refusal()));
+            let granted = Response::Ballot(BallotReply { vote: VOTE, granted: true, last: None });
+            assert_eq!(decode_response(&reply, usize::MAX), Ok(granted));
+        }
+        // Other replies are left alone.
+        assert_eq!(with(FLIP_VOTE, || flip(&request(Request::Leader), refusal())), refusal());
+    }
+
+    #[test]
+    fn a_request_is_of_the_next_term_or_has_no_entries_or_comes_twice() {
+        let mut entries = Entries::default();
+        assert!(entries.push(b"entry", usize::MAX));
+        let append = AppendRequest { vote: LATER, prev: None, commit: None, entries };
+        let sent = request(Request::Append(append.clone()));
+        let raised = AppendRequest { vote: WireVote { term: 10, ..LATER }, ..append.clone() };
+        let cleared = AppendRequest { entries: Entries::default(), ..append };
+        for (family, arrives, twice) in [
+            (INCREMENT_TERM, request(Request::Append(raised)), false),
+            (CLEAR_ENTRIES, request(Request::Append(cleared)), false),
+            (DUPLICATE, sent.clone(), true),
+        ] {
+            let told = with(family, || alter(&sent));
+            assert_eq!((told.bytes, told.twice), (arrives, twice), "{family}");
+        }
+    }
+
+    #[test]
+    fn nothing_is_altered_when_no_lie_is_in_force() {
+        reset();
+        assert!(set(FLIP_VOTE, 1_000_000, true) && set(FLIP_VOTE, 1_000_000, false));
+        assert_eq!(tamper_with_reply(HostId(1), HostId(2), &request(Request::Vote(ballot())), refusal()), refusal());
+        assert!(!set("byzantine/unheard-of", 1, true));
+    }
+
+    fn flip(asked: &[u8], reply: Vec<u8>) -> Vec<u8> {
+        flip_vote(asked, reply, || true)
+    }
+
+    fn alter(sent: &[u8]) -> Tampered {
+        alter_request(sent.to_vec(), |family| LIES.with_borrow(|lies| lies.active.contains_key(family)))
     }
 }

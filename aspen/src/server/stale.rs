@@ -104,7 +104,7 @@ impl<E: Env> Server<E> {
 
     /// What the state lacks to be within the bound.
     fn missing(&self, bound: StaleBound) -> Option<String> {
-        let applied = self.applied();
+        let applied = self.applied_index();
         if let Some(min) = bound.min_revision.filter(|min| applied < *min) {
             return Some(format!("revision {applied} is applied here, {min} is asked for"));
         }
@@ -131,18 +131,18 @@ impl<E: Env> Server<E> {
         };
         let since = match acknowledged {
             Some(at) => Some(at),
-            None => self.freshness().since(self.applied()),
+            None => self.freshness().since(self.applied_index()),
         };
         since.map(|at| TypeConfig::<E>::now().saturating_duration_since(at))
     }
 
-    fn applied(&self) -> u64 {
+    fn applied_index(&self) -> u64 {
         self.shared.reader.applied().map_or(0, |applied| applied.index)
     }
 
     /// A leader's append was taken.
     pub(super) fn heard_leader(&self, commit: Option<u64>) {
-        let applied = self.applied();
+        let applied = self.applied_index();
         self.freshness().heard(TypeConfig::<E>::now(), commit.unwrap_or(0), applied);
     }
 

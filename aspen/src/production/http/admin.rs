@@ -57,7 +57,10 @@ pub(super) async fn init(State(app): State<Arc<App>>, body: Bytes) -> Reply<Admi
     if founders.is_empty() {
         founders.insert(app.node.id(), app.transport.place().address());
     }
-    admin::initialize(&app.node, founders).await.map(Json).map_err(|error| not_formed(&error))
+    // To its end, also when the client has hung up.
+    let node = app.node.clone();
+    let formed = tokio::spawn(async move { admin::initialize(&node, founders).await }).await;
+    formed.map_err(|error| stopped(&error))?.map(Json).map_err(|error| not_formed(&error))
 }
 
 pub(super) async fn add_learner(State(app): State<Arc<App>>, body: Bytes) -> Reply<AdminReply> {

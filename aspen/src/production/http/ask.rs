@@ -27,13 +27,13 @@ impl App {
     pub(crate) async fn ask(&self, request: Request, budget: Duration) -> Result<Response, Refusal> {
         let deadline = Instant::now() + budget;
         if self.node.raft().is_leader() {
-            return sorted(self.node.ask(request).await);
+            return self.ask_here(request).await;
         }
         let Some(mut leader) = self.await_leader(budget / 2).await else {
-            return sorted(self.node.ask(request).await);
+            return self.ask_here(request).await;
         };
         if leader.id == self.node.id() {
-            return sorted(self.node.ask(request).await);
+            return self.ask_here(request).await;
         }
         let repeatable = matches!(request, Request::Read { .. } | Request::Leader);
         let patience = match &request {
@@ -77,9 +77,19 @@ impl App {
             };
             match next {
                 None => return Err(refusal),
-                Some(hint) if hint.id == self.node.id() => return sorted(self.node.ask(request).await),
+                Some(hint) if hint.id == self.node.id() => return self.ask_here(request).await,
                 Some(hint) => leader = hint,
             }
+        }
+    }
+
+    /// Asks this node. What was begun is brought to its end, also when the client has hung up: openraft's calls must not be
+    /// dropped half way.
+    async fn ask_here(&self, request: Request) -> Result<Response, Refusal> {
+        let node = self.node.clone();
+        match tokio::spawn(async move { node.ask(request).await }).await {
+            Ok(response) => sorted(response),
+            Err(error) => Err(Refusal::new(ErrorCode::NodeFailed, error.to_string())),
         }
     }
 

@@ -10,8 +10,10 @@ use axum::response::{IntoResponse, Response};
 use openraft::async_runtime::watch::WatchReceiver;
 use serde::{Deserialize, Serialize};
 
+use crate::detach;
 use crate::node::Phase;
 use crate::production::disk::{CRITICAL_PERCENT, WAL_CRITICAL_BYTES, WAL_WARN_BYTES, WARN_PERCENT};
+use crate::production::env::RealEnv;
 use crate::production::http::App;
 use crate::production::http::error::Failure;
 use crate::types::NodeId;
@@ -83,7 +85,9 @@ pub(super) async fn health(State(app): State<Arc<App>>) -> Response {
 }
 
 async fn report(app: &App) -> HealthReport {
-    let raft = tokio::time::timeout(RAFT_PATIENCE, app.node.raft().with_raft_state(|_| ())).await;
+    let raft = app.node.raft().clone();
+    let answer = async move { raft.with_raft_state(|_| ()).await };
+    let raft = detach::timeout::<RealEnv, _>(RAFT_PATIENCE, answer).await;
     let raft = match raft {
         Ok(Ok(())) => (Level::Ok, "answers".to_owned()),
         Ok(Err(fatal)) => (Level::Critical, fatal.to_string()),
