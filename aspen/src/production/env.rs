@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use openraft::impls::TokioRuntime;
+use crate::production::runtime::RealRuntime;
 
 use crate::env::{Env, File};
 use crate::production::lane::ThreadLane;
@@ -42,7 +42,7 @@ impl Transport for NoTransport {
 }
 
 impl<T: Transport> Env for RealEnv<T> {
-    type Runtime = TokioRuntime;
+    type Runtime = RealRuntime;
     type Transport = T;
     type Lane = ThreadLane;
     type File = RealFile;

@@ -1,7 +1,7 @@
 //! The node in the real world (feature `production`): the same [`crate::node::Node`] that is simulated, on tokio, real
 //! files and iroh, with an HTTP interface and a command line around it.
 //!
-//! - [`mod@env`]: the production [`crate::env::Env`]; [`lane`]: a storage lane is a thread
+//! - [`mod@env`]: the production [`crate::env::Env`]; [`runtime`]: openraft on tokio; [`lane`]: a storage lane is a thread
 //! - [`transport`]: messages over QUIC; peers are known by their public keys
 //! - [`secret`]: the cluster's secret, the node's key, the bearer token; [`ticket`]: what lets a new node in
 //! - [`config`]: environment, file and command line, and where each value came from
@@ -22,6 +22,7 @@ pub mod env;
 pub mod http;
 pub mod lane;
 pub mod membership;
+pub mod runtime;
 pub mod secret;
 pub mod side;
 pub mod ticket;
