@@ -19,6 +19,7 @@ use crate::production::http::status::NodeInfo;
 use crate::production::secret::{self, ClusterSecret};
 use crate::production::transport::gate::Open;
 use crate::production::transport::{IrohTransport, TransportConfig};
+use crate::transport::Transport as _;
 use crate::types::Address;
 
 #[derive(Debug, Args)]
@@ -59,6 +60,8 @@ enum Mode {
 
 /// Not measured: connections are made, caches filled.
 const WARM_UP: Duration = Duration::from_millis(500);
+/// The last words on the connections.
+const FAREWELL: Duration = Duration::from_secs(1);
 /// An operation may take a minute at most, in microseconds.
 const LONGEST_US: u64 = 60_000_000;
 
@@ -91,16 +94,24 @@ pub(super) async fn run(arguments: BenchArguments, options: ClientOptions, endpo
     let client = HttpClient::new(endpoints, options);
     // Whoever is asked, the clients begin at the leader.
     let info: NodeInfo = client.get("/node-info").await?;
-    let asker = match arguments.transport {
-        By::Http => Asker::Http(at_leader(&client).await?),
-        By::Iroh => Asker::Iroh(over_iroh(&arguments, &info).await?),
+    let (asker, transport) = match arguments.transport {
+        By::Http => (Asker::Http(at_leader(&client).await?), None),
+        By::Iroh => {
+            let (client, transport) = over_iroh(&arguments, &info).await?;
+            (Asker::Iroh(client), Some(transport))
+        }
     };
     let arguments = Arc::new(arguments);
     let begin = Instant::now() + WARM_UP;
     let end = begin + Duration::from_secs_f64(arguments.seconds);
     // One thread: the servers that are measured want the others.
     let (all, errors) = LocalSet::new().run_until(all_clients(asker, arguments.clone(), begin, end)).await?;
-    Ok(report(&arguments, &all, errors, begin.elapsed()))
+    let took = begin.elapsed();
+    if let Some(transport) = transport {
+        transport.close();
+        transport.closed(FAREWELL).await;
+    }
+    Ok(report(&arguments, &all, errors, took))
 }
 
 async fn all_clients(
@@ -134,7 +145,7 @@ async fn at_leader(client: &HttpClient) -> Result<HttpClient, CliError> {
     Ok(client.clone())
 }
 
-async fn over_iroh(arguments: &BenchArguments, info: &NodeInfo) -> Result<Client<RealEnv>, CliError> {
+async fn over_iroh(arguments: &BenchArguments, info: &NodeInfo) -> Result<(Client<RealEnv>, IrohTransport), CliError> {
     let Some(path) = &arguments.cookie_file else {
         return Err(CliError::Usage(
             "--transport iroh needs --cookie-file: the cluster admits no strangers".to_owned(),
@@ -162,7 +173,7 @@ async fn over_iroh(arguments: &BenchArguments, info: &NodeInfo) -> Result<Client
     .map_err(|error| CliError::Failed(error.to_string()))?;
     let addresses = info.members.iter().map(|member| Address(member.address.clone())).collect();
     let config = ClientConfig { cluster, tuning: ClientTuning::default(), session: false };
-    Ok(Client::new(RealEnv::new(transport), addresses, config))
+    Ok((Client::new(RealEnv::new(transport.clone()), addresses, config), transport))
 }
 
 async fn one_client(
