@@ -17,8 +17,10 @@ use super::executor::Ready;
 use super::host::{Host, KillHook};
 pub(crate) use super::installed::{Entered, try_with};
 use super::network::Network;
+use super::network::stream::Streams;
 use super::panics::PanicRecord;
 use super::section::{Pending, Section};
+use super::short_heap::ShortHeap;
 use super::slab::{Key, Slab};
 use super::task::{Completion, Meta, TaskEntry};
 use super::trace::{Class, Event, NO_EVENT, Trace};
@@ -71,7 +73,7 @@ pub(crate) struct Inner {
     pub trace: RefCell<Trace>,
 
     pub tasks: RefCell<Slab<TaskEntry>>,
-    pub ready: RefCell<std::collections::BinaryHeap<Ready>>,
+    pub ready: RefCell<ShortHeap<Ready>>,
     pub ready_sequence: Cell<u64>,
     pub spawned: Cell<u64>,
     /// Set by the running task when its future is over.
@@ -98,6 +100,7 @@ pub(crate) struct Inner {
     pub kill_hooks: RefCell<Vec<KillHook>>,
     pub pending_kills: RefCell<Vec<(Incarnation, Cause)>>,
     pub network: RefCell<Network>,
+    pub streams: RefCell<Streams>,
 
     /// Changed through [`replace_section`](Inner::replace_section) only.
     pub section: RefCell<Option<Section>>,
@@ -109,6 +112,9 @@ pub(crate) struct Inner {
     pub halt: RefCell<Option<Halt>>,
     /// Hosts that are paused now.
     pub paused: Cell<u32>,
+    /// Hosts that are slow now, and how often a task waited for that reason.
+    pub slow: Cell<u32>,
+    pub slow_waits: Cell<u64>,
     pub running: Cell<bool>,
 }
 
@@ -126,7 +132,7 @@ impl Inner {
             cause: Cell::new(NO_EVENT),
             trace: RefCell::new(trace),
             tasks: RefCell::new(Slab::new()),
-            ready: RefCell::default(),
+            ready: RefCell::new(ShortHeap::new()),
             ready_sequence: Cell::new(0),
             spawned: Cell::new(0),
             completed: Cell::new(Completion::Pending),
@@ -145,12 +151,15 @@ impl Inner {
             kill_hooks: RefCell::default(),
             pending_kills: RefCell::default(),
             network: RefCell::new(network),
+            streams: RefCell::new(Streams::new()),
             section: RefCell::new(None),
             has_section: Cell::new(false),
             pending_sections: RefCell::new(Slab::new()),
             panics: RefCell::default(),
             halt: RefCell::new(None),
             paused: Cell::new(0),
+            slow: Cell::new(0),
+            slow_waits: Cell::new(0),
             running: Cell::new(false),
             config,
         }
