@@ -19,6 +19,7 @@ pub mod codec;
 pub mod command;
 pub mod config;
 pub mod conformance;
+mod detach;
 pub mod env;
 pub mod error;
 pub mod floor;

@@ -82,8 +82,11 @@ fn finds(config: WorldConfig) -> bool {
     found.get()
 }
 
+/// The order that a seed draws.
+type OrderOf = fn(u64) -> Order;
+
 /// How many of the seeds find it, and the first.
-fn detection(order: fn(u64) -> Order, holds: bool) -> (usize, Option<u64>) {
+fn detection(order: OrderOf, holds: bool) -> (usize, Option<u64>) {
     let hold_probability_ppm = if holds { 100_000 } else { 0 };
     let config = |seed| WorldConfig {
         order: order(seed),
@@ -98,7 +101,7 @@ fn detection(order: fn(u64) -> Order, holds: bool) -> (usize, Option<u64>) {
 
 #[test]
 fn a_bug_of_depth_three_that_needs_starvation() {
-    let orders: [(&str, fn(u64) -> Order); 3] = [
+    let orders: [(&str, OrderOf); 3] = [
         ("uniform", |_| Order::Uniform),
         ("pct, depth 1 to 5", |seed| Order::Pct { depth: 1 + u32::try_from(Dice::new(seed).below(5)).unwrap() }),
         ("fifo", |_| Order::Fifo),

@@ -108,8 +108,8 @@ pub fn check_plan(plan: &serde_json::Value) -> Result<(), String> {
             read.map_err(|error| format!("the operation {}: {error}", planned.op))?;
         }
     }
-    match knobs().iter().find(|knob| !plan.knobs.contains_key(knob.name)) {
-        Some(knob) => Err(format!("the plan has no value for the knob {}", knob.name)),
+    match plan.knobs.keys().find(|name| !knobs().iter().any(|knob| knob.name == **name)) {
+        Some(unknown) => Err(format!("the plan sets the tunable {unknown}, which this build does not have")),
         None => Ok(()),
     }
 }

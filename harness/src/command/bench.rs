@@ -48,7 +48,7 @@ pub struct BenchReport {
     pub commits: u64,
     pub messages_per_cpu_s: f64,
     pub commits_per_cpu_s: f64,
-    pub peak_memory_kib: u64,
+    pub memory_peak_kib: u64,
     pub digest: String,
 }
 
@@ -155,7 +155,7 @@ impl BenchReport {
             commits: median.commits,
             messages_per_cpu_s: to_f64(median.messages) / cpu,
             commits_per_cpu_s: to_f64(median.commits) / cpu,
-            peak_memory_kib: median.memory_kib,
+            memory_peak_kib: median.memory_kib,
             digest: median.digest.clone(),
         }
     }

@@ -21,7 +21,7 @@ pub fn render(report: &BenchReport) -> String {
         report.commits,
         report.commits_per_cpu_s,
         report.events,
-        crate::tally::to_f64(report.peak_memory_kib) / 1024.0,
+        crate::tally::to_f64(report.memory_peak_kib) / 1024.0,
         report.digest,
     )
 }

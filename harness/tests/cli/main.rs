@@ -2,6 +2,7 @@
 //! wrong in every way.
 
 mod artifacts;
+mod benching;
 mod keeping;
 mod leaks;
 mod listing;
@@ -27,8 +28,15 @@ fn main() -> ExitCode {
     }
     let wanted: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
     let is_wanted = |(name, _): &Test| wanted.is_empty() || wanted.iter().any(|part| name.contains(part.as_str()));
-    let modules: [&[Test]; 6] =
-        [running::TESTS, sweeping::TESTS, verifying::TESTS, artifacts::TESTS, listing::TESTS, keeping::TESTS];
+    let modules: [&[Test]; 7] = [
+        running::TESTS,
+        sweeping::TESTS,
+        verifying::TESTS,
+        artifacts::TESTS,
+        listing::TESTS,
+        keeping::TESTS,
+        benching::TESTS,
+    ];
     let tests: Vec<Test> = modules.concat().into_iter().filter(is_wanted).collect();
     let (next, failed) = (AtomicUsize::new(0), AtomicUsize::new(0));
     thread::scope(|scope| {

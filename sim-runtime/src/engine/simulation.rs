@@ -67,13 +67,17 @@ impl<E: Clone + 'static> Simulation<E> {
     /// Panics if the request carries a plan that is not one of this version.
     pub fn run(&self, request: &RunRequest) -> RunRecord {
         let system = (self.system)();
-        let plan = match &request.plan {
+        let mut plan: Plan = match &request.plan {
             Some(json) => {
                 serde_json::from_value(json.clone()).expect("the plan was checked when the artifact was read")
             }
             None => self.plan_for(&*system, request.seed),
         };
         assert_eq!(plan.version, PLAN_VERSION, "the plan was checked when the artifact was read");
+        // A plan from before a tunable existed.
+        for knob in system.knobs() {
+            plan.knobs.entry(knob.name.to_owned()).or_insert(knob.default);
+        }
         let plan = Rc::new(plan);
         let parts = Parts::new(&plan, system, request);
         let outcome = parts.world.run(self.play(&parts));

@@ -14,6 +14,7 @@ use std::cell::Cell;
 use std::io;
 use std::mem;
 use std::ptr;
+use std::sync::OnceLock;
 
 use libc::{c_int, c_long, c_void, siginfo_t, sock_filter, ucontext_t};
 
@@ -128,7 +129,7 @@ thread_local! {
 }
 
 /// The disposition of SIGSEGV before ours: std's, which tells a stack overflow.
-static mut PREVIOUS_SEGV: mem::MaybeUninit<libc::sigaction> = mem::MaybeUninit::uninit();
+static PREVIOUS_SEGV: OnceLock<libc::sigaction> = OnceLock::new();
 
 /// Room for a backtrace on the stack for signals. std's own would do for its message only.
 const SIGNAL_STACK_BYTES: usize = 512 << 10;
@@ -141,8 +142,9 @@ pub fn confine() -> io::Result<()> {
     // SAFETY: installs handlers that are safe to run at any instruction of this thread, and attributes of this thread.
     unsafe {
         install_signal_stack()?;
-        handle(libc::SIGSYS, on_system_call as *const () as usize, ptr::null_mut())?;
-        handle(libc::SIGSEGV, on_fault as *const () as usize, &raw mut PREVIOUS_SEGV as *mut libc::sigaction)?;
+        handle(libc::SIGSYS, on_system_call as *const () as usize)?;
+        PREVIOUS_SEGV.get_or_init(|| disposition(libc::SIGSEGV));
+        handle(libc::SIGSEGV, on_fault as *const () as usize)?;
         install_filter()?;
     }
     CONFINED.set(true);
@@ -169,15 +171,25 @@ unsafe fn install_signal_stack() -> io::Result<()> {
 }
 
 /// # Safety
-/// `handler` must be a signal handler with three arguments, `previous` null or writable.
-unsafe fn handle(signal: c_int, handler: usize, previous: *mut libc::sigaction) -> io::Result<()> {
+/// `handler` must be a signal handler with three arguments.
+unsafe fn handle(signal: c_int, handler: usize) -> io::Result<()> {
     // SAFETY: all fields of sigaction are integers or pointers, for which zero is valid.
     let mut action: libc::sigaction = unsafe { mem::zeroed() };
     action.sa_sigaction = handler;
     // A backtrace makes calls of its own, so the handlers must be able to interrupt themselves.
     action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK | libc::SA_NODEFER;
     // SAFETY: promised by the caller.
-    check(unsafe { libc::sigaction(signal, &raw const action, previous) })
+    check(unsafe { libc::sigaction(signal, &raw const action, ptr::null_mut()) })
+}
+
+/// What happens on a signal now.
+fn disposition(signal: c_int) -> libc::sigaction {
+    // SAFETY: all fields of sigaction are integers or pointers, for which zero is valid; the kernel fills ours.
+    unsafe {
+        let mut action: libc::sigaction = mem::zeroed();
+        libc::sigaction(signal, ptr::null(), &raw mut action);
+        action
+    }
 }
 
 fn check(result: c_int) -> io::Result<()> {
@@ -288,8 +300,7 @@ extern "C" fn on_fault(signal: c_int, information: *mut siginfo_t, context: *mut
     if is_protection && simulating() && unsafe { reads_counter(instruction) } {
         die(&["rdtsc or a clock of the vDSO"]);
     }
-    // SAFETY: set once before this handler was installed, for this process.
-    let previous = unsafe { (*(&raw const PREVIOUS_SEGV)).assume_init_ref() };
+    let previous = PREVIOUS_SEGV.get().expect("set before this handler was installed");
     let has_information = previous.sa_flags & libc::SA_SIGINFO != 0;
     match previous.sa_sigaction {
         libc::SIG_DFL | libc::SIG_IGN => {

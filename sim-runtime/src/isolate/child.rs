@@ -13,7 +13,7 @@ use crate::engine::record::{RunRecord, RunRequest};
 use crate::engine::report::{Verdict, Violation};
 use crate::escape;
 
-use super::{Limits, Run, frame};
+use super::{Limits, Run, allocator, frame};
 
 /// What the child writes before it ends.
 #[derive(Serialize, Deserialize)]
@@ -57,10 +57,7 @@ fn prepare(limits: &Limits, parent: libc::pid_t, stderr: &PipeWriter) -> io::Res
             libc::_exit(EXIT_SETUP);
         }
     }
-    // One arena: the thread that simulates is the only one that allocates, and the first arena gives memory back without
-    // looking at files of the kernel.
-    // SAFETY: a setting of the allocator of this process.
-    unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) };
+    allocator::tune();
     redirect(File::open("/dev/null")?.as_raw_fd(), libc::STDIN_FILENO)?;
     redirect(stderr.as_raw_fd(), libc::STDOUT_FILENO)?;
     redirect(stderr.as_raw_fd(), libc::STDERR_FILENO)?;

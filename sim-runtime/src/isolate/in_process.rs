@@ -1,11 +1,12 @@
 //! Simulations inside `cargo test`: one at a time, on a fresh thread.
 
 use std::panic::resume_unwind;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, Once, PoisonError};
 use std::thread;
 
 use crate::escape;
 
+use super::allocator;
 use super::limits::STACK_BYTES;
 
 /// Held while a simulation runs in this process, and by every test that touches what simulations share (SQLite's
@@ -19,6 +20,8 @@ pub static ALONE: Mutex<()> = Mutex::new(());
 pub fn in_process<T: Send>(simulation: impl FnOnce() -> T + Send) -> T {
     // A test that failed in here poisons the lock; what it guards is rebuilt by every simulation.
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    static TUNED: Once = Once::new();
+    TUNED.call_once(allocator::tune);
     thread::scope(|scope| {
         let thread = thread::Builder::new()
             .name("simulation".to_owned())

@@ -20,6 +20,7 @@
 //! backstop ends a run as inconclusive.
 #![allow(unsafe_code)] // fork, limits and polling have no safe interface; each block says why it is sound.
 
+mod allocator;
 mod child;
 mod death;
 mod frame;

@@ -12,6 +12,7 @@ use std::cmp::{Ordering, Reverse};
 use std::collections::BinaryHeap;
 
 use super::Nanos;
+use super::short_heap::ShortHeap;
 use super::slab::Key;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,7 +89,7 @@ struct Node {
 #[derive(Debug)]
 pub(crate) struct Agenda {
     /// Entries of `slice` and before it, ordered.
-    near: BinaryHeap<Reverse<Due>>,
+    near: ShortHeap<Reverse<Due>>,
     slice: u64,
     /// First node of the slices after `slice`, each at its number modulo [`SLICES`].
     waiting: Vec<u32>,
@@ -106,7 +107,7 @@ pub(crate) struct Agenda {
 impl Default for Agenda {
     fn default() -> Agenda {
         Agenda {
-            near: BinaryHeap::new(),
+            near: ShortHeap::new(),
             slice: 0,
             waiting: vec![END; SLICES],
             nodes: Vec::new(),
@@ -187,7 +188,9 @@ impl Agenda {
             }
         }
         while self.far.peek().is_some_and(|Reverse(due)| due.slice() == self.slice) {
-            self.near.extend(self.far.pop());
+            if let Some(due) = self.far.pop() {
+                self.near.push(due);
+            }
         }
         Some(())
     }

@@ -26,6 +26,7 @@ mod installed;
 pub mod network;
 mod panics;
 pub mod section;
+mod short_heap;
 mod slab;
 mod state;
 mod task;

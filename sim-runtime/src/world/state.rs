@@ -20,6 +20,7 @@ use super::network::Network;
 use super::network::stream::Streams;
 use super::panics::PanicRecord;
 use super::section::{Pending, Section};
+use super::short_heap::ShortHeap;
 use super::slab::{Key, Slab};
 use super::task::{Completion, Meta, TaskEntry};
 use super::trace::{Class, Event, NO_EVENT, Trace};
@@ -72,7 +73,7 @@ pub(crate) struct Inner {
     pub trace: RefCell<Trace>,
 
     pub tasks: RefCell<Slab<TaskEntry>>,
-    pub ready: RefCell<std::collections::BinaryHeap<Ready>>,
+    pub ready: RefCell<ShortHeap<Ready>>,
     pub ready_sequence: Cell<u64>,
     pub spawned: Cell<u64>,
     /// Set by the running task when its future is over.
@@ -131,7 +132,7 @@ impl Inner {
             cause: Cell::new(NO_EVENT),
             trace: RefCell::new(trace),
             tasks: RefCell::new(Slab::new()),
-            ready: RefCell::default(),
+            ready: RefCell::new(ShortHeap::new()),
             ready_sequence: Cell::new(0),
             spawned: Cell::new(0),
             completed: Cell::new(Completion::Pending),
