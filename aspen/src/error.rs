@@ -83,6 +83,7 @@ error_table! {
     15 NodeFailed "node-failed" Unknown Elsewhere 504 "The node failed while the operation was in flight.";
     16 SessionExpired "session-expired" Unknown Never 504 "The session expired between two attempts, and with it the record of what the first one did.";
     17 InvalidReply "invalid-reply" Unknown Elsewhere 504 "The node's reply cannot be decoded.";
+    18 PreconditionFailed "precondition-failed" Definite Never 409 "A change of the membership is not safe now, or was decided on another membership than the one in force.";
 }
 
 impl ErrorCode {

@@ -3,6 +3,7 @@
 //! - [`types`]: openraft's type parameters, fixed once
 //! - [`command`]: what clients ask for and what they are told; [`error`]: why they were not served
 //! - [`node`]: a running node: its network, its server, its stores and their common life
+//! - [`membership`]: who belongs to the cluster, and which changes of that are refused
 //! - [`client`]: finds the leader, retries, says whether a failed operation may have happened
 //! - [`message`]: what nodes and clients say to each other
 //! - [`codec`], [`log_store`], [`state_machine`], [`snapshot`], [`store`]: what a node keeps on disk; [`health`] and
@@ -18,12 +19,14 @@ pub mod codec;
 pub mod command;
 pub mod config;
 pub mod conformance;
+mod detach;
 pub mod env;
 pub mod error;
 pub mod floor;
 pub mod health;
 pub mod limits;
 pub mod log_store;
+pub mod membership;
 pub mod message;
 mod network;
 pub mod node;

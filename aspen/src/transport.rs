@@ -35,6 +35,9 @@ pub type ReplyFuture = Pin<Box<dyn Future<Output = Vec<u8>> + Send>>;
 /// Answers requests.
 pub trait Handler: Send + Sync + 'static {
     /// `request` is as it was sent; its checksum was verified. Malformed requests are answered with an error reply.
+    ///
+    /// The future is run to its end, also when nobody waits for the reply any more: openraft's calls must not be dropped
+    /// half way.
     fn handle(&self, request: Vec<u8>) -> ReplyFuture;
 }
 

@@ -1,8 +1,11 @@
 //! Messages from a hostile link: whatever the bytes, decoding ends with a message or an error, and a message that was
 //! written is read back as it was.
 
+use std::collections::BTreeSet;
+
 use aspen::command::{Answer, Command, Expect, KeyMeta, KeyValue, Outcome, Pair, Query, Reply, SessionSeq};
 use aspen::error::ERRORS;
+use aspen::membership::Change;
 use aspen::message::*;
 use aspen::types::Address;
 use proptest::collection::vec;
@@ -99,6 +102,54 @@ fn request() -> impl Strategy<Value = Request> {
         }),
         (query(), any::<u32>()).prop_map(|(query, budget_ms)| Request::Read { query, budget_ms }),
         Just(Request::Leader),
+        (admin_request(), any::<u32>()).prop_map(|(request, budget_ms)| Request::Admin { request, budget_ms }),
+    ]
+}
+
+fn nodes() -> impl Strategy<Value = BTreeSet<u64>> {
+    proptest::collection::btree_set(any::<u64>(), 0..4)
+}
+
+fn admin_request() -> impl Strategy<Value = AdminRequest> {
+    let change = prop_oneof![
+        (any::<u64>(), ".{0,20}").prop_map(|(id, address)| Change::AddLearner { id, address: Address(address) }),
+        (nodes(), nodes(), any::<bool>()).prop_map(|(add, remove, retain)| Change::Voters { add, remove, retain }),
+        any::<u64>().prop_map(|id| Change::RemoveLearner { id }),
+        Just(Change::Finish),
+    ];
+    prop_oneof![
+        Just(AdminRequest::Status),
+        Just(AdminRequest::AllocateNodeId),
+        (change, maybe_point()).prop_map(|(change, expected)| AdminRequest::Change { change, expected }),
+        any::<u64>().prop_map(|to| AdminRequest::TransferLeadership { to }),
+    ]
+}
+
+fn admin_reply() -> impl Strategy<Value = AdminReply> {
+    let member = (".{0,20}", proptest::option::of(any::<u64>()), proptest::option::of(any::<u64>())).prop_map(
+        |(address, matched, silent_for_ms)| MemberStatus { address: Address(address), matched, silent_for_ms },
+    );
+    let members = proptest::collection::btree_map(any::<u64>(), member, 0..4);
+    let status = (any::<[u64; 4]>(), maybe_point(), any::<bool>(), vec(nodes(), 0..3), nodes(), members).prop_map(
+        |([leader, term, last_index, wall_clock_ms], membership, is_committed, voters, learners, members)| {
+            AdminReply::Status(ClusterStatus {
+                leader,
+                term,
+                membership,
+                is_committed,
+                voters,
+                learners,
+                members,
+                last_index,
+                wall_clock_ms,
+            })
+        },
+    );
+    prop_oneof![
+        status,
+        any::<u64>().prop_map(AdminReply::Allocated),
+        point().prop_map(AdminReply::Changed),
+        Just(AdminReply::Transferred),
     ]
 }
 
@@ -158,6 +209,7 @@ fn response() -> impl Strategy<Value = Response> {
             more
         })),
         (any::<u64>(), hint()).prop_map(|(term, leader)| Response::Leader { term, leader }),
+        admin_reply().prop_map(Response::Admin),
         (0..ERRORS.len(), ".{0,20}", hint()).prop_map(|(code, message, leader)| {
             Response::Refused(Refusal { code: ERRORS[code].code, message, leader })
         }),

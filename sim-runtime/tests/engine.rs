@@ -109,3 +109,20 @@ fn a_spec_says_what_is_wrong_with_it() {
     assert!(read(&format!("{head}colour = 1\n")).contains("colour"));
     assert!(read(&head.replace("[3]", "[0]")).contains("servers"));
 }
+
+#[test]
+fn damage_keeps_to_what_the_system_can_lose() {
+    let spec = |servers| {
+        Spec::quiet("lock", servers, 5)
+            .with_workload("contenders", [3, 3], [10, 10])
+            .with_faults("store-lost", [5, 5], [10, 10])
+            .with_faults("bit-rot", [5, 5], [10, 10])
+    };
+    let counts = |servers, kind: &str| {
+        let record = run(&lock::simulation_of(spec(servers), true), 1, None);
+        record.report.faults.expect("the run lived")[kind].injected
+    };
+    assert_eq!(counts(1, "store-lost"), 0, "the only server may not be lost");
+    assert_eq!(counts(2, "store-lost"), 0, "nor one of two");
+    assert_eq!(counts(5, "store-lost"), 2, "five bear the loss of two");
+}

@@ -241,3 +241,103 @@ fn a_reboot_hears_what_arrives_after_it_and_nothing_queued_before() {
         })
         .unwrap();
 }
+
+/// Counts after 2000 messages over links that behave so.
+fn counts_of(network: NetworkConfig) -> network::NetworkCounts {
+    let world = with_network(9, network);
+    arrivals(&world, 2000, false);
+    world.network_counts()
+}
+
+#[test]
+fn held_messages_are_overtaken_and_slow_links_are_slow() {
+    let held =
+        NetworkConfig { reorder_ppm: 100_000, reorder_ns_max: 5_000_000, jitter_ns: 0, ..NetworkConfig::default() };
+    let counts = counts_of(held);
+    assert!((150..260).contains(&counts.held_back), "{counts:?}");
+    assert!(counts.overtaken * 10 > counts.held_back * 9, "{counts:?}");
+    let slow = NetworkConfig { slow_ns: 7_000_000, ..NetworkConfig::default() };
+    let arrived = arrivals(&with_network(9, slow), 10, false);
+    assert!(arrived.iter().all(|&(_, sent, received)| received - sent >= 7_100_000));
+}
+
+#[test]
+fn what_does_not_fit_waits_and_what_waits_too_long_is_lost() {
+    // 16 bytes every 10 us are 1.6 MB/s.
+    let counts = counts_of(NetworkConfig { bytes_per_s: 2_000_000, ..NetworkConfig::default() });
+    assert_eq!((counts.delivered, counts.queue_drops), (2000, 0));
+    let counts = counts_of(NetworkConfig { bytes_per_s: 1_000_000, ..NetworkConfig::default() });
+    assert!(counts.queued > 1500 && counts.delivered == 2000, "{counts:?}");
+    let counts = counts_of(NetworkConfig { bytes_per_s: 10_000, ..NetworkConfig::default() });
+    assert!(counts.queue_drops > 1000, "a second of the link is 625 messages: {counts:?}");
+}
+
+#[test]
+fn connections_hang_break_and_are_refused() {
+    let counts = counts_of(NetworkConfig { hangs: true, ..NetworkConfig::default() });
+    assert_eq!((counts.hung, counts.delivered), (2000, 0));
+    let counts = counts_of(NetworkConfig { refuse_ppm: 200_000, ..NetworkConfig::default() });
+    assert!((300..500).contains(&counts.refused_by_fault) && counts.delivered < 1700, "{counts:?}");
+    let counts = counts_of(NetworkConfig { reset_ppm: 200_000, ..NetworkConfig::default() });
+    assert!((300..500).contains(&counts.resets), "{counts:?}");
+    assert_eq!(counts.delivered, 2000, "what breaks on arrival has arrived");
+}
+
+#[test]
+fn an_idle_connection_is_dead_when_it_is_needed_and_then_made_anew() {
+    let world = with_network(1, NetworkConfig { idle_dead_ns: 50_000_000, ..NetworkConfig::default() });
+    let arrived = Arc::new(Mutex::new(Vec::new()));
+    let written = arrived.clone();
+    world
+        .run(async move {
+            let (from, to) = (world::add_host("from"), world::add_host("to"));
+            world::boot(to, move || async move {
+                let mut inbox = network::bind(7);
+                while let Event::Packet(packet) = inbox.recv().await {
+                    written.lock().unwrap().push(packet.bytes[0]);
+                }
+            });
+            world::boot(from, move || async move {
+                for (number, pause_ms) in [(0, 10), (1, 100), (2, 10), (3, 600), (4, 10), (5, 600), (6, 0)] {
+                    network::send(to, 7, vec![number]);
+                    world::sleep(pause_ms * MS).await;
+                }
+            });
+            world::sleep(3_000 * MS).await;
+        })
+        .unwrap();
+    // 0 and 1 follow each other; 2 finds the link dead; 4 comes after it was made anew but was idle again, as does 6.
+    let arrived = arrived.lock().unwrap().clone();
+    assert_eq!(arrived[..2], [0, 1]);
+    assert!(!arrived.contains(&2) && world.network_counts().idle_drops >= 2, "{arrived:?}");
+}
+
+#[test]
+fn a_clog_delays_everything_and_loses_nothing() {
+    let world = with_network(1, NetworkConfig::default());
+    let arrived = Arc::new(Mutex::new(Vec::new()));
+    let written = arrived.clone();
+    world
+        .run(async move {
+            let (from, to) = (world::add_host("from"), world::add_host("to"));
+            network::clog(from, to, 50_000_000);
+            world::boot(to, move || async move {
+                let mut inbox = network::bind(7);
+                while let Event::Packet(packet) = inbox.recv().await {
+                    written.lock().unwrap().push((packet.bytes[0], world::now_ns()));
+                }
+            });
+            world::boot(from, move || async move {
+                for number in 0..10 {
+                    network::send(to, 7, vec![number]);
+                    world::sleep(MS).await;
+                }
+            });
+            world::sleep(200 * MS).await;
+        })
+        .unwrap();
+    let arrived = arrived.lock().unwrap();
+    assert_eq!(arrived.len(), 10);
+    assert!(arrived.iter().all(|(_, at)| *at >= 50_000_000));
+    assert_eq!(world.network_counts().clogged, 10);
+}

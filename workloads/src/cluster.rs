@@ -20,10 +20,12 @@ use sim_runtime::engine::run;
 use sim_runtime::engine::system::{Cluster, DownCause, Exit, Knob, Outside, Phase, Process, Server, System};
 use sim_runtime::world::{self, HostId};
 
+use crate::byzantine;
 use crate::config;
 use crate::env::SimEnv;
 use crate::event::{Down, Event, ImageReason, NodeMetrics, Role};
 use crate::image;
+use crate::machines;
 use crate::metrics::node_metrics;
 use crate::oracles;
 use crate::transport;
@@ -52,11 +54,6 @@ struct Seen {
     metrics: NodeMetrics,
 }
 
-/// The Raft node on the server with this index.
-pub fn node_id(server: u32) -> NodeId {
-    u64::from(server) + 1
-}
-
 /// `aspen`, simulated.
 pub struct AspenCluster {
     quorum_images: bool,
@@ -65,6 +62,8 @@ pub struct AspenCluster {
 impl AspenCluster {
     pub fn new() -> AspenCluster {
         VIEW.set(View::default());
+        machines::reset();
+        byzantine::reset();
         AspenCluster { quorum_images: true }
     }
 }
@@ -128,9 +127,11 @@ impl System for AspenCluster {
         Box::pin(async move {
             let deadline = world::now_ns() + cluster.bound_ns;
             loop {
-                match apart(cluster.servers.len(), &cluster.lost) {
+                match apart(cluster.servers.len(), &cluster.lost).or_else(untended) {
                     None => return Ok(()),
-                    Some(reason) if world::now_ns() > deadline => return Err(reason),
+                    Some(reason) if world::now_ns() > deadline => {
+                        return Err(untended().map_or(reason.clone(), |said| format!("{reason}; {said}")));
+                    }
                     Some(_) => world::sleep(POLL).await,
                 }
             }
@@ -139,7 +140,7 @@ impl System for AspenCluster {
 
     fn down(&self, server: u32, host: HostId, boot: u32, cause: DownCause) {
         VIEW.with_borrow_mut(|view| view.nodes.remove(&server));
-        let node = node_id(server);
+        let Some(node) = machines::node_on(server) else { return };
         let down = match cause {
             DownCause::Crash => Down::Crash,
             DownCause::PowerLoss => Down::PowerLoss,
@@ -152,8 +153,40 @@ impl System for AspenCluster {
         }
     }
 
+    fn misbehave(&self, family: &str, strength: u64, on: bool) {
+        assert!(byzantine::set(family, strength, on), "the spec names the fault family {family}, which nobody offers");
+    }
+
+    /// Only with an operator, and only if a quorum of every configuration that a running node knows is left.
+    fn may_be_wiped(&self, server: u32) -> bool {
+        machines::is_tended() && !machines::is_risky(world::now_ns()) && leaves_a_quorum(server)
+    }
+
+    fn wiped(&self, server: u32, host: HostId, boot: u32) {
+        VIEW.with_borrow_mut(|view| view.served.remove(&server));
+        if let Some(node) = machines::lose(server) {
+            run::emit_about(host, boot, Event::Spent { node });
+        }
+    }
+
+    /// Where nobody changes the membership the engine's count suffices.
+    fn may_be_damaged(&self, server: u32) -> bool {
+        if !machines::is_tended() {
+            return true;
+        }
+        let is_possible = !machines::is_risky(world::now_ns()) && leaves_a_quorum(server);
+        if is_possible {
+            // It may happen at any time from now on, and the node stays away for good.
+            machines::forbid_demotions();
+        }
+        is_possible
+    }
+
     fn damaged(&self, server: u32, host: HostId) {
-        run::emit_about(host, 0, Event::Damaged { node: node_id(server) });
+        if let Some(node) = machines::node_on(server) {
+            machines::damage(node);
+            run::emit_about(host, 0, Event::Damaged { node });
+        }
     }
 
     fn swapped(&self, server: u32, host: HostId) {
@@ -206,10 +239,19 @@ impl System for AspenCluster {
 
 /// One boot of one node, until it stops.
 async fn serve(mut server: Server<Event>, sample_images: bool) -> Exit {
-    let node = node_id(server.index);
+    let mut asked = Box::pin(server.stop_signal());
+    // A machine without an identity waits for the operator.
+    let node = loop {
+        if let Some(node) = machines::node_on(server.index) {
+            break node;
+        }
+        if world::timeout(POLL, &mut asked).await.is_ok() {
+            return Exit::Stopped;
+        }
+    };
     server.emit(Event::Booted { node });
     let env = SimEnv::new(Some(node));
-    let mut config = config::node_config(&server);
+    let mut config = config::node_config(&server, node);
     config.store.must_exist = VIEW.with_borrow(|view| view.served.contains(&server.index));
     let started = match Node::start(env, config).await {
         Ok(started) => started,
@@ -217,15 +259,15 @@ async fn serve(mut server: Server<Event>, sample_images: bool) -> Exit {
     };
     let view = watch(&server, node, started.raft().metrics(), sample_images);
     world::spawn("metrics", view);
-    let (asked, stopping) = (server.stop_signal(), started.clone());
+    let stopping = started.clone();
     world::spawn("stop", async move {
         asked.await;
         stopping.shutdown().await;
     });
-    if server.index == 0 {
+    if server.index == 0 && node == machines::founder(0) {
         let members: BTreeMap<NodeId, Member> = (0u32..)
             .zip(&server.hosts)
-            .map(|(index, host)| (node_id(index), Member { address: transport::address(*host) }))
+            .map(|(index, host)| (machines::founder(index), Member { address: transport::address(*host) }))
             .collect();
         // Refused on every boot but the first, which is what is wanted.
         let _ = started.initialize(members).await;
@@ -336,20 +378,40 @@ fn apart(servers: usize, lost: &BTreeSet<u32>) -> Option<String> {
     })
 }
 
+/// Whether, without this server, a quorum is left of every configuration that a running node knows. Its node votes in all.
+fn leaves_a_quorum(server: u32) -> bool {
+    let Some(node) = machines::node_on(server) else { return false };
+    VIEW.with_borrow(|view| {
+        let views = view.nodes.values().flat_map(|seen| [&seen.metrics.membership, &seen.metrics.committed_membership]);
+        let mut sets = views.flat_map(|membership| &membership.voters).peekable();
+        sets.peek().is_some() && sets.all(|voters| voters.contains(&node) && machines::survives(voters, node))
+    })
+}
+
+/// Why the operator is not done, if there is one.
+fn untended() -> Option<String> {
+    machines::is_tended().then(|| format!("the operator is not done: {}", machines::operator_said()))
+}
+
 /// Looks at a disk whose log is being truncated: soon after, when the tail must be gone, and while new entries take its
 /// place.
 pub fn look_at_truncation(host: HostId, boot: u32, node: NodeId) {
-    let server = u32::try_from(node - 1).expect("node ids are small");
     for after_ns in TRUNCATION_LOOKS_NS {
-        world::at(world::now_ns() + after_ns, move || emit_image(server, host, boot, ImageReason::Truncation));
+        world::at(world::now_ns() + after_ns, move || emit_image_of(node, host, boot, ImageReason::Truncation));
     }
 }
 
 /// Decodes what a server's disk holds durably now and shows it to the oracles.
 fn emit_image(server: u32, host: HostId, boot: u32, reason: ImageReason) {
+    if let Some(node) = machines::node_on(server) {
+        emit_image_of(node, host, boot, reason);
+    }
+}
+
+fn emit_image_of(node: NodeId, host: HostId, boot: u32, reason: ImageReason) {
     let disk = Disk::of(host);
     let image = image::decode(&image::DurableFiles::new(&disk), &PathBuf::from(config::DATA_DIR));
-    run::emit_about(host, boot, Event::Image { node: node_id(server), image: Box::new(image), reason });
+    run::emit_about(host, boot, Event::Image { node, image: Box::new(image), reason });
 }
 
 /// How long one wait for a node's recovery takes.

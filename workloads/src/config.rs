@@ -12,11 +12,11 @@ use aspen::config::RaftTuning;
 use aspen::message::ClusterId;
 use aspen::node::NodeConfig;
 use aspen::store::StoreConfig;
+use aspen::types::NodeId;
 use sim_runtime::disk::Role;
 use sim_runtime::engine::{Knob, Server};
 use sim_runtime::world::draws::Dice;
 
-use crate::cluster::node_id;
 use crate::event::Event;
 use crate::transport;
 
@@ -70,7 +70,7 @@ fn product(family: &str, name: &str, about: &'static str, default: u64, extremes
 }
 
 /// The configuration of one boot of a node.
-pub fn node_config(server: &Server<Event>) -> NodeConfig {
+pub fn node_config(server: &Server<Event>, id: NodeId) -> NodeConfig {
     let size = |name: &str| usize::try_from(server.knob(name)).expect("tunables are sizes");
     let number = |name: &str| u64::try_from(server.knob(name)).expect("tunables are not negative");
     let mut store = StoreConfig {
@@ -86,7 +86,7 @@ pub fn node_config(server: &Server<Event>) -> NodeConfig {
     store.limits.snapshot_chunk_bytes = size("limits.snapshot_chunk_bytes");
     store.limits.proposals_in_flight_max = size("limits.proposals_in_flight_max");
     NodeConfig {
-        id: node_id(server.index),
+        id,
         cluster: CLUSTER,
         address: transport::address(server.host),
         data_dir: PathBuf::from(DATA_DIR),

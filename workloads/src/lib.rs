@@ -2,18 +2,23 @@
 //!
 //! - [`cluster`]: aspen as a system under test; [`config`]: what its nodes and clients are configured with
 //! - [`mod@env`], [`transport`]: the simulated world as aspen's environment
+//! - [`byzantine`]: links that lie, for calibration
 //! - [`kv`]: the workload over all commands and queries
+//! - [`membership`]: an operator who replaces lost machines; [`machines`]: which Raft node each machine is
 //! - [`event`]: what the oracles see; [`metrics`]: openraft's view, reduced to what is judged
 //! - [`scenario`]: scenarios of the corpus as tests
 //! - [`bench`]: fixed amounts of work, to be timed
 //! - [`mod@specs`]: the specs by name, and one run of one of them
 pub mod bench;
+pub mod byzantine;
 pub mod cluster;
 pub mod config;
 pub mod env;
 pub mod event;
 pub mod image;
 pub mod kv;
+pub mod machines;
+pub mod membership;
 pub mod metrics;
 pub mod oracles;
 pub mod scenario;

@@ -11,6 +11,7 @@ use crate::config::knobs;
 use crate::event::Event;
 use crate::kv::Kv;
 use crate::kv::alphabet::KvOp;
+use crate::membership::{Membership, OperatorOp};
 
 /// Name and text of every spec.
 const TEXTS: &[(&str, &str)] = &[
@@ -24,6 +25,12 @@ const TEXTS: &[(&str, &str)] = &[
     ("lying-sync", include_str!("../specs/lying-sync.toml")),
     ("dirty-pages", include_str!("../specs/dirty-pages.toml")),
     ("partitions", include_str!("../specs/partitions.toml")),
+    ("byzantine", include_str!("../specs/byzantine.toml")),
+    ("byzantine-duplicate", include_str!("../specs/byzantine-duplicate.toml")),
+    ("byzantine-entries", include_str!("../specs/byzantine-entries.toml")),
+    ("byzantine-term", include_str!("../specs/byzantine-term.toml")),
+    ("membership", include_str!("../specs/membership.toml")),
+    ("clocks", include_str!("../specs/clocks.toml")),
 ];
 
 /// The spec with this name, if there is one.
@@ -64,7 +71,7 @@ pub fn bugs() -> Vec<BugInfo> {
 
 /// A simulation of aspen.
 pub fn simulation(spec: Spec) -> Simulation<Event> {
-    Simulation::new(spec, AspenCluster::new).workload(Kv)
+    Simulation::new(spec, AspenCluster::new).workload(Kv).workload(Membership)
 }
 
 /// Runs one request on this thread.
@@ -87,16 +94,22 @@ pub fn check_plan(plan: &serde_json::Value) -> Result<(), String> {
         return Err(format!("the plan is of version {version:?}, this build runs version {PLAN_VERSION}"));
     }
     let plan = Plan::deserialize(plan).map_err(|error| format!("the plan cannot be read: {error}"))?;
-    if let Some(unknown) = plan.clients.iter().find(|client| client.workload != Kv.name()) {
+    let known = [Kv.name(), Membership.name()];
+    if let Some(unknown) = plan.clients.iter().find(|client| !known.contains(&client.workload.as_str())) {
         return Err(format!("the plan names the workload {:?}, which this build does not have", unknown.workload));
     }
     for client in &plan.clients {
         for planned in &client.ops {
-            KvOp::deserialize(&planned.op).map_err(|error| format!("the operation {}: {error}", planned.op))?;
+            let read = if client.workload == Kv.name() {
+                KvOp::deserialize(&planned.op).map(drop)
+            } else {
+                OperatorOp::deserialize(&planned.op).map(drop)
+            };
+            read.map_err(|error| format!("the operation {}: {error}", planned.op))?;
         }
     }
-    match knobs().iter().find(|knob| !plan.knobs.contains_key(knob.name)) {
-        Some(knob) => Err(format!("the plan has no value for the knob {}", knob.name)),
+    match plan.knobs.keys().find(|name| !knobs().iter().any(|knob| knob.name == **name)) {
+        Some(unknown) => Err(format!("the plan sets the tunable {unknown}, which this build does not have")),
         None => Ok(()),
     }
 }

@@ -17,6 +17,8 @@ use sim_runtime::sync::oneshot;
 use sim_runtime::world::network::{self, Event as Arrival, Packet};
 use sim_runtime::world::{self, HostId};
 
+use crate::byzantine::{self, Tampered};
+
 /// The port on which every endpoint listens.
 const PORT: u16 = 1;
 /// A message with its header may not be longer.
@@ -42,6 +44,14 @@ struct Shared {
     handler: Option<Arc<dyn Handler>>,
     seen: BTreeMap<(HostId, u16), BTreeSet<u64>>,
     closed: bool,
+}
+
+impl Shared {
+    /// Never used twice by one incarnation of a host.
+    fn next_correlation(&mut self) -> u64 {
+        self.next_correlation += 1;
+        (u64::from(world::current().boot) << 40) | self.next_correlation
+    }
 }
 
 struct Pending {
@@ -77,6 +87,10 @@ impl SimTransport {
         self.lock().pending.len()
     }
 
+    fn next_correlation(&self) -> u64 {
+        self.lock().next_correlation()
+    }
+
     fn lock(&self) -> MutexGuard<'_, Shared> {
         self.shared.lock().expect("a simulation has one thread and its tasks do not unwind here")
     }
@@ -92,7 +106,10 @@ impl SimTransport {
                         let _ = pending.reply.send(Ok(body.to_vec()));
                     }
                 }
-                _ => world::note(|| format!("a damaged packet from {from:?} is dropped")),
+                _ => {
+                    network::damage_found();
+                    world::note(|| format!("a damaged packet from {from:?} is dropped"));
+                }
             },
             Arrival::Refused { host, .. } => {
                 let mut shared = self.lock();
@@ -123,7 +140,9 @@ impl SimTransport {
             }
         };
         world::spawn("request", async move {
-            let reply = handler.handle(body).await;
+            let here = world::current().host;
+            let reply = handler.handle(body.clone()).await;
+            let reply = byzantine::tamper_with_reply(here, from, &body, reply);
             network::send(from, PORT, encode(REPLY, correlation, &reply));
         });
     }
@@ -144,13 +163,17 @@ impl Transport for SimTransport {
             if shared.closed {
                 return Err(TransportError::Closed);
             }
-            shared.next_correlation += 1;
-            let correlation = (u64::from(world::current().boot) << 40) | shared.next_correlation;
+            let correlation = shared.next_correlation();
             shared.pending.insert(correlation, Pending { to: peer, reply: sender });
             correlation
         };
         let _forget = Forget { transport: self, correlation };
-        network::send(peer, PORT, encode(REQUEST, correlation, &request));
+        let Tampered { bytes, twice } = byzantine::tamper_with_request(world::current().host, peer, request);
+        network::send(peer, PORT, encode(REQUEST, correlation, &bytes));
+        if twice {
+            // Under a number that nobody waits for.
+            network::send(peer, PORT, encode(REQUEST, self.next_correlation(), &bytes));
+        }
         match world::timeout(timeout, receiver).await {
             Ok(Ok(Ok(reply))) => Ok(reply),
             // The peer's machine answers that nobody listens: now. An earlier delivery is possible.

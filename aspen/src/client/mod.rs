@@ -8,6 +8,7 @@
 //! Once one attempt had an unknown outcome, no later refusal makes the operation definite again: the first attempt may
 //! still be on its way to the log.
 
+mod admin;
 mod attempt;
 mod config;
 mod session;
@@ -262,7 +263,9 @@ impl<E: Env> Client<E> {
 
     fn encode(&self, request: &Request, timeout: Duration) -> Vec<u8> {
         let mut request = request.clone();
-        if let Request::Write { budget_ms, .. } | Request::Read { budget_ms, .. } = &mut request {
+        if let Request::Write { budget_ms, .. } | Request::Read { budget_ms, .. } | Request::Admin { budget_ms, .. } =
+            &mut request
+        {
             *budget_ms = u32::try_from(timeout.as_millis()).unwrap_or(u32::MAX);
         }
         encode_request(&Envelope { cluster: self.inner.config.cluster, to: None, request })

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::command::{Answer, Command, Query, Reply, SessionSeq};
 use crate::error::ErrorCode;
-use crate::message::Entries;
+use crate::message::{AdminReply, AdminRequest, Entries};
 use crate::types::{Address, LeaderId, LogId, NodeId, Term, Vote};
 
 /// What is asked.
@@ -34,6 +34,12 @@ pub enum Request {
     },
     /// Who leads?
     Leader,
+    /// An operator's command.
+    Admin {
+        request: AdminRequest,
+        /// The operator waits so long, ms.
+        budget_ms: u32,
+    },
 }
 
 /// What is answered.
@@ -52,6 +58,7 @@ pub enum Response {
     },
     /// Any request may be refused.
     Refused(Refusal),
+    Admin(AdminReply),
 }
 
 /// Entries to append after `prev`; none is a heartbeat.

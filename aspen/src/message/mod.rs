@@ -6,12 +6,14 @@
 //!
 //! Checksums and sizes on the link are the transport's business; entries and snapshots carry their own.
 
+mod admin;
 mod body;
 mod entries;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+pub use admin::{AdminReply, AdminRequest, ClusterStatus, MemberStatus};
 pub use body::{
     AppendReply, AppendRequest, BallotReply, BallotRequest, LeaderHint, LogPoint, Refusal, Request, Response,
     SnapshotBegin, SnapshotChunk, SnapshotFinish, SnapshotProgress, SnapshotReply, TransferReply, TransferRequest,

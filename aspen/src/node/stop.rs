@@ -11,6 +11,7 @@ use openraft::type_config::alias::InstantOf;
 use openraft::{Instant, RaftMetrics};
 
 use super::{Inner, Node, Status};
+use crate::detach;
 use crate::env::Env;
 use crate::log_store::LogStore;
 use crate::state_machine::StateReader;
@@ -158,7 +159,8 @@ impl<E: Env> Inner<E> {
     async fn close(&self) {
         let timeout = Duration::from_millis(self.tuning.stop_timeout_ms) / 6;
         self.env.transport().close();
-        if TypeConfig::<E>::timeout(timeout, self.raft.shutdown()).await.is_err() {
+        let raft = self.raft.clone();
+        if detach::timeout::<E, _>(timeout, async move { raft.shutdown().await }).await.is_err() {
             tracing::warn!("node {}: Raft did not stop within {timeout:?}", self.id);
         }
         close_stores(&self.log, &self.reader, timeout).await;

@@ -6,6 +6,7 @@
 //! Invariant: each wait has a deadline and each kind of request a bound; what does not fit is refused at once, for a
 //! definite reason.
 
+mod admin;
 mod gate;
 mod log_time;
 mod raft_calls;
@@ -47,6 +48,7 @@ impl<E: Env> Clone for Server<E> {
 }
 
 struct Shared<E: Env> {
+    env: E,
     config: NodeConfig,
     raft: NodeRaft<E>,
     reader: StateReader<E>,
@@ -75,9 +77,10 @@ impl<E: Env> Server<E> {
     pub(crate) fn new(env: E, config: NodeConfig, raft: NodeRaft<E>, reader: StateReader<E>) -> Self {
         let in_flight_max = config.store.limits.proposals_in_flight_max;
         let raft_calls_max = usize::try_from(config.raft.raft_calls_max).unwrap_or(usize::MAX);
-        let snapshots = Receiver::new(env, config.data_dir.clone());
+        let snapshots = Receiver::new(env.clone(), config.data_dir.clone());
         Server {
             shared: Arc::new(Shared {
+                env,
                 config,
                 raft,
                 reader,
@@ -171,6 +174,10 @@ impl<E: Env> Server<E> {
                 self.admit_client()?;
                 self.read(query, self.budget(budget_ms)).await.map(Response::Answered)
             }
+            Request::Admin { request, budget_ms } => {
+                self.admit_client()?;
+                self.admin(request, self.budget(budget_ms)).await.map(Response::Admin)
+            }
             Request::Leader => Ok(self.leader()),
             of_node => self.raft_call(of_node).await,
         }
@@ -238,7 +245,7 @@ impl<E: Env> Server<E> {
 
 /// Whether a request comes from a node.
 fn of_node(request: &Request) -> bool {
-    !matches!(request, Request::Write { .. } | Request::Read { .. } | Request::Leader)
+    !matches!(request, Request::Write { .. } | Request::Read { .. } | Request::Leader | Request::Admin { .. })
 }
 
 impl<E: Env> Handler for Server<E> {

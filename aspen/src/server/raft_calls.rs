@@ -4,9 +4,9 @@ use openraft::errors::{Fatal, RaftError};
 use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, TransferLeaderError, TransferLeaderRequest, VoteRequest, VoteResponse,
 };
-use openraft::type_config::TypeConfigExt;
 
 use crate::codec;
+use crate::detach;
 use crate::env::Env;
 use crate::error::ErrorCode;
 use crate::message::{
@@ -20,13 +20,18 @@ impl<E: Env> Server<E> {
     /// Answers within the time after which no node waits any more.
     pub(super) async fn raft_call(&self, request: Request) -> Refused<Response> {
         let shared = &self.shared;
-        let _permit = shared
+        let permit = shared
             .raft_calls
             .enter()
             .ok_or_else(|| Refusal::new(ErrorCode::Overloaded, "too many requests of other nodes are in progress"))?;
         let late = |_| Refusal::new(ErrorCode::Timeout, "the node was too busy");
-        let answered = TypeConfig::<E>::timeout(shared.config.raft.raft_call_timeout(), self.raft_answer(request));
-        let response = answered.await.map_err(late)??;
+        let server = self.clone();
+        let answer = async move {
+            let _permit = permit;
+            server.raft_answer(request).await
+        };
+        let response =
+            detach::timeout::<E, _>(shared.config.raft.raft_call_timeout(), answer).await.map_err(late)??;
         if matches!(response, Response::Append(_)) && buggify!(at "reply to an append is lost", 0.02) {
             return Err(Refusal::new(ErrorCode::Timeout, "the reply was lost"));
         }
@@ -53,7 +58,7 @@ impl<E: Env> Server<E> {
             Request::SnapshotChunk(chunk) => self.snapshot_chunk(chunk).await.map(Response::Snapshot),
             Request::SnapshotFinish(finish) => self.snapshot_finish(finish).await.map(Response::Snapshot),
             Request::TransferLeader(transfer) => self.transfer_leader(transfer).await,
-            Request::Write { .. } | Request::Read { .. } | Request::Leader => {
+            Request::Write { .. } | Request::Read { .. } | Request::Leader | Request::Admin { .. } => {
                 Err(Refusal::new(ErrorCode::Malformed, "not a request of a node"))
             }
         }

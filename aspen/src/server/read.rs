@@ -5,12 +5,14 @@
 
 use std::time::Duration;
 
-use openraft::ReadPolicy;
+use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{LinearizableReadError, RaftError};
 use openraft::raft::linearizable_read::LinearizerOption;
 use openraft::type_config::TypeConfigExt;
+use openraft::{RaftMetrics, ReadPolicy};
 
 use crate::command::{Answer, Query};
+use crate::detach;
 use crate::env::Env;
 use crate::error::ErrorCode;
 use crate::message::Refusal;
@@ -29,12 +31,17 @@ impl<E: Env> Server<E> {
             .limits
             .check_query(&query)
             .map_err(|error| Refusal::new(ErrorCode::LimitExceeded, error.to_string()))?;
-        let _permit = shared
+        let permit = shared
             .reads
             .enter()
             .ok_or_else(|| Refusal::new(ErrorCode::Overloaded, "too many reads are in progress"))?;
         let late = |_| Refusal::new(ErrorCode::Timeout, format!("the read was not served within {budget:?}"));
-        TypeConfig::<E>::timeout(budget, self.read_linearizable(query, budget)).await.map_err(late)?
+        let server = self.clone();
+        let answer = async move {
+            let _permit = permit;
+            server.read_linearizable(query, budget).await
+        };
+        detach::timeout::<E, _>(budget, answer).await.map_err(late)?
     }
 
     async fn read_linearizable(&self, query: Query, budget: Duration) -> Refused<Answer> {
@@ -63,12 +70,7 @@ impl<E: Env> Server<E> {
             shared.reader.applied().map(|id| id.index) < Some(read_index),
             "a read waited for its index to be applied"
         );
-        // The caller's timeout bounds this; at its own, openraft formats its metrics in local time, and looks for the zone.
-        match linearizer.try_await_ready(&shared.raft, None).await {
-            Ok(Ok(_)) => {}
-            Ok(Err(_)) => return Err(Refusal::new(ErrorCode::Timeout, "the read index was not applied in time")),
-            Err(fatal) => return Err(Refusal::new(ErrorCode::NodeFailed, fatal.to_string())),
-        }
+        self.applied(read_index, budget).await?;
         let answer = self.query(query).await?;
         assert_always!(
             answer.revision >= read_index,
@@ -77,6 +79,20 @@ impl<E: Env> Server<E> {
             read_index
         );
         Ok(answer)
+    }
+
+    /// Waits until the entry at `index` is applied. (openraft's own wait formats its metrics in local time when it is
+    /// late, for which it looks for the zone's file.)
+    async fn applied(&self, index: u64, budget: Duration) -> Refused<()> {
+        let mut metrics = self.shared.raft.metrics();
+        let enough = metrics.wait_until(|metrics| {
+            metrics.running_state.is_err() || metrics.last_applied.as_ref().is_some_and(|id| id.index() >= index)
+        });
+        match TypeConfig::<E>::timeout(budget, enough).await {
+            Ok(Ok(RaftMetrics { running_state: Ok(()), .. })) => Ok(()),
+            Ok(_) => Err(Refusal::new(ErrorCode::NodeFailed, "Raft has stopped")),
+            Err(_) => Err(Refusal::new(ErrorCode::Timeout, "the read index was not applied in time")),
+        }
     }
 
     async fn query(&self, query: Query) -> Refused<Answer> {

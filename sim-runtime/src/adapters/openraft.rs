@@ -62,7 +62,7 @@ impl AsyncRuntime for SimRuntime {
     }
 
     fn sleep_until(deadline: SimInstant) -> Sleep {
-        world::sleep_until_ns(deadline.virtual_ns())
+        world::sleep_until_local_ns(deadline.local_ns())
     }
 
     fn timeout<R, F: Future<Output = R> + OptionalSend>(duration: Duration, future: F) -> Timeout<F> {
@@ -70,7 +70,7 @@ impl AsyncRuntime for SimRuntime {
     }
 
     fn timeout_at<R, F: Future<Output = R> + OptionalSend>(deadline: SimInstant, future: F) -> Timeout<F> {
-        world::timeout_at_ns(deadline.virtual_ns(), future)
+        world::timeout_at_local_ns(deadline.local_ns(), future)
     }
 
     fn is_panic(join_error: &JoinError) -> bool {
@@ -121,9 +121,9 @@ impl SimInstant {
         self.0
     }
 
-    /// The virtual time at which the current host's clock shows this moment.
-    fn virtual_ns(self) -> u64 {
-        clock::virtual_ns_of(world::current().host, u64::try_from(self.0).unwrap_or(0))
+    /// What the current host's clock shows at this moment.
+    fn local_ns(self) -> u64 {
+        u64::try_from(self.0).unwrap_or(0)
     }
 }
 

@@ -71,6 +71,7 @@ pub struct Stalls {
 
 /// Chance of an error per operation, in parts per million.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct ErrorRates {
     pub read_ppm: u32,
     pub write_ppm: u32,
@@ -82,6 +83,7 @@ pub struct ErrorRates {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct DiskConfig {
     /// From the page cache.
     pub read: Latency,

@@ -122,6 +122,13 @@ fn a_failed_sync_leaves_nothing_pending() {
 }
 
 #[test]
+fn what_a_failed_sync_left_readable_does_not_survive() {
+    let log = [write(0, "a"), Change::Sync, write(0, "b"), Change::SyncFailedReadable, write(1, "c")];
+    assert_eq!(survivors(&log, 100), set(&["a", "a.", "ac"]));
+    assert_eq!(letters(file(&log).current()), "bc");
+}
+
+#[test]
 fn shapes_are_named_by_whole_writes() {
     let log = [write(0, "aaaaaaaa"), Change::Sync, write(0, "bb"), write(2, "cc"), write(4, "dd")];
     let pending = pending(&mut file(&log), 100);

@@ -11,7 +11,7 @@ use super::plan::Plan;
 use super::report::Metrics;
 use super::run::{self, Run};
 use super::system::{DownCause, Exit, Server};
-use crate::disk::Disk;
+use crate::disk::{Disk, Volume};
 use crate::sync::oneshot;
 use crate::world::{self, Cause, HostId, Incarnation, Nanos};
 
@@ -21,6 +21,8 @@ pub struct Fleet<E> {
     run: Rc<Run<E>>,
     plan: Rc<Plan>,
     slots: RefCell<Vec<Slot>>,
+    /// Faults of the system's own that are in force.
+    misbehaving: RefCell<Vec<(String, u64)>>,
     /// Servers whose disk is damaged or lost, or will be.
     losses: RefCell<BTreeMap<usize, Lost>>,
     /// When more were lost than the system can bear.
@@ -62,6 +64,7 @@ impl<E: Clone + 'static> Fleet<E> {
             run,
             plan,
             slots,
+            misbehaving: RefCell::default(),
             losses: RefCell::default(),
             beyond_at_ns: Cell::new(None),
             crashes: Cell::new(0),
@@ -187,13 +190,53 @@ impl<E: Clone + 'static> Fleet<E> {
         lost
     }
 
+    /// Destroys a server's disk, if the system allows it. Returns whether it did.
+    pub fn wipe(self: &Rc<Self>, index: usize, down_ns: Nanos) -> bool {
+        let number = u32::try_from(index).expect("servers are numbered by u32");
+        // A disk that will be damaged is not known to the system yet.
+        let is_reserved = self.losses.borrow().values().any(|lost| matches!(lost, Lost::Reserved));
+        if is_reserved || !self.run.system.may_be_wiped(number) {
+            return false;
+        }
+        self.power_loss(index, down_ns);
+        let host = self.hosts[index];
+        Disk::of(host).mount(Volume::default());
+        // A server that starts afresh is no witness of recovery.
+        self.run.lost_unserved.borrow_mut().retain(|(of, _)| *of != host);
+        self.run.system.wiped(number, host, world::boots(host));
+        true
+    }
+
+    /// Begins or ends a fault of the system's own.
+    pub fn misbehave(&self, family: &str, strength: u64, on: bool) {
+        let mut misbehaving = self.misbehaving.borrow_mut();
+        if on {
+            misbehaving.push((family.to_owned(), strength));
+        } else {
+            let Some(position) = misbehaving.iter().position(|(of, with)| of == family && *with == strength) else {
+                return;
+            };
+            misbehaving.swap_remove(position);
+        }
+        drop(misbehaving);
+        self.run.system.misbehave(family, strength, on);
+    }
+
+    /// Ends all faults of the system's own.
+    pub fn misbehave_no_more(&self) {
+        for (family, strength) in self.misbehaving.take() {
+            self.run.system.misbehave(&family, strength, false);
+        }
+    }
+
     /// Whether the disk of one more server may be damaged: never more than the system can bear. A server that was counted
     /// may be damaged again.
     pub fn reserve_loss(&self, index: usize) -> bool {
         let servers = u32::try_from(self.hosts.len()).expect("servers are numbered by u32");
         let bearable = usize::try_from(self.run.system.losses_max(servers)).unwrap_or(usize::MAX);
         let mut losses = self.losses.borrow_mut();
-        if !losses.contains_key(&index) && losses.len() < bearable {
+        let number = u32::try_from(index).expect("servers are numbered by u32");
+        if !losses.contains_key(&index) && losses.len() < bearable && self.run.system.may_be_damaged(number) {
             losses.insert(index, Lost::Reserved);
         }
         losses.contains_key(&index)

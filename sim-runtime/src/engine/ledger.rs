@@ -6,6 +6,7 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 
+use super::plan::PARTITION_KINDS;
 use super::report::FaultCount;
 use super::spec::families;
 
@@ -16,7 +17,9 @@ pub struct Ledger {
 
 impl Default for Ledger {
     fn default() -> Self {
-        let counts = families().map(|family| (family.to_owned(), FaultCount::default())).collect();
+        let always = ["clock-offset", "clock-skew", "slow-pair"];
+        let kinds = families().chain(always).chain(PARTITION_KINDS.iter().copied());
+        let counts = kinds.map(|kind| (kind.to_owned(), FaultCount::default())).collect();
         Ledger { counts: RefCell::new(counts) }
     }
 }

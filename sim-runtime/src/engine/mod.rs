@@ -4,6 +4,7 @@
 //! - [`spec`]: from which plans a seed draws; [`planner`] draws; [`plan`] is the result, plain data
 //! - [`simulation`]: one run of a plan; [`iterate`]: many, in one process
 //! - [`fleet`]: servers, booted and killed; [`nemesis`]: faults, carried out; [`ledger`]: faults, counted
+//! - [`faults`]: the families that need more than a line
 //! - [`disk_faults`]: what happens to disks
 //! - [`coverage`]: which assertion and fault sites were visited
 //! - [`oracle`]: judges of a run; [`run`]: where servers and clients leave what they did
@@ -12,6 +13,7 @@
 pub mod bench;
 pub mod coverage;
 pub mod disk_faults;
+pub mod faults;
 pub mod fleet;
 pub mod iterate;
 pub mod ledger;

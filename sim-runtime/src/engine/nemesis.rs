@@ -4,19 +4,25 @@
 //! calm phase undoes whatever is left. A fault whose target nobody plays at that moment does nothing and is not
 //! counted.
 
+mod clocks;
 mod disk;
+mod links;
+mod processes;
+mod weather;
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use super::coverage::Coverage;
+use super::faults::link::{Effect, Scope};
+use super::faults::system::SystemFault;
 use super::fleet::Fleet;
 use super::ledger::Ledger;
-use super::plan::{Fault, PartitionShape, PlannedFault, Trigger};
+use super::plan::{Fault, PartitionShape, PlannedFault, SlowPair, Trigger, WorldKnobs};
 use super::tickets;
 use crate::disk::{Disk, DiskError, FaultPoint};
-use crate::world::network::{self, NetworkConfig};
+use crate::world::network;
 use crate::world::{self, HostId, Nanos, Purpose};
 
 /// The faults of one run.
@@ -25,10 +31,9 @@ pub struct Nemesis<E> {
     coverage: Rc<Coverage>,
     pub ledger: Ledger,
     clients: RefCell<Vec<HostId>>,
-    /// The network without faults of limited duration.
-    base: NetworkConfig,
-    loss_ppm: RefCell<Vec<u32>>,
-    extra_ns: RefCell<Vec<Nanos>>,
+    weather: RefCell<weather::Weather>,
+    clocks: RefCell<Vec<clocks::Clock>>,
+    paused: RefCell<BTreeSet<HostId>>,
     /// How many faults cut a directed link.
     cuts: RefCell<BTreeMap<(HostId, HostId), u32>>,
     /// Numbers for actions within disk operations.
@@ -39,20 +44,38 @@ pub struct Nemesis<E> {
 
 impl<E: Clone + 'static> Nemesis<E> {
     pub fn new(fleet: Rc<Fleet<E>>, coverage: Rc<Coverage>) -> Rc<Nemesis<E>> {
-        let base = network::config();
+        let weather = RefCell::new(weather::Weather::new(network::config()));
         Rc::new(Nemesis {
             fleet,
             coverage,
             ledger: Ledger::default(),
             clients: RefCell::default(),
-            base,
-            loss_ppm: RefCell::default(),
-            extra_ns: RefCell::default(),
+            weather,
+            clocks: RefCell::default(),
+            paused: RefCell::default(),
             cuts: RefCell::default(),
             tickets: Cell::new(0),
             calm: Cell::new(false),
             partitions: Cell::new(0),
         })
+    }
+
+    /// What is off from the start and stays so: clocks, and links that are always slow.
+    pub fn prepare(self: &Rc<Self>, knobs: &WorldKnobs) {
+        self.set_clocks(&knobs.clocks);
+        for SlowPair { a, b, extra_ns } in knobs.slow_pairs.iter().copied().filter(|pair| pair.extra_ns > 0) {
+            if let Some(links) = self.links_of(&Scope::Pair { a, b }) {
+                self.ledger.injected("slow-pair", 1);
+                self.weather.borrow_mut().begin(links, Effect::Slow { extra_ns });
+            }
+        }
+    }
+
+    /// The run is over: counts what only the end shows.
+    pub fn notice_at_end(&self, slow_pairs: usize) {
+        self.notice_clocks();
+        let felt = network::counts().slow_delivered > 0;
+        self.ledger.noticed("slow-pair", u64::try_from(slow_pairs).unwrap_or(0) * u64::from(felt));
     }
 
     /// Sets every fault on its way. `clients` are the hosts that some partitions cut off as well.
@@ -86,7 +109,10 @@ impl<E: Clone + 'static> Nemesis<E> {
         for (from, to) in self.cuts.take().into_keys() {
             network::heal(from, to);
         }
-        network::configure(NetworkConfig { loss_ppm: 0, spike_ppm: 0, ..self.base.clone() });
+        self.weather.borrow_mut().calm();
+        self.calm_processes();
+        self.calm_clocks();
+        self.fleet.misbehave_no_more();
         for host in &self.fleet.hosts {
             Disk::of(*host).heal();
         }
@@ -117,7 +143,7 @@ impl<E: Clone + 'static> Nemesis<E> {
         let nemesis = Rc::clone(self);
         let mut visits_left = nth;
         self.coverage.arm(site, move |at_ns, who| {
-            let aim = fault.target().and_then(|target| nemesis.fleet.resolve(target));
+            let aim = fault.target().and_then(|target| nemesis.fleet.resolve(&target));
             let Some(index) = aim.filter(|index| nemesis.fleet.hosts[*index] == who.host) else {
                 return false;
             };
@@ -173,28 +199,14 @@ impl<E: Clone + 'static> Nemesis<E> {
                 self.ledger.noticed(family, u64::from(lost > 0));
             }
             Fault::Partition { shape, for_ns } => self.partition(shape, *for_ns),
-            Fault::Loss { ppm, for_ns } => {
-                self.loss_ppm.borrow_mut().push(*ppm);
-                self.ledger.injected(family, 1);
-                self.apply();
-                let (nemesis, ppm, before) = (Rc::clone(self), *ppm, network::counts().lost);
-                self.undo(*for_ns, move || {
-                    remove_one(&mut nemesis.loss_ppm.borrow_mut(), &ppm);
-                    nemesis.apply();
-                    nemesis.ledger.noticed("loss", u64::from(network::counts().lost > before));
-                });
-            }
+            Fault::Loss { ppm, for_ns } => self.weather(&Effect::Loss { ppm: *ppm }, &Scope::All, *for_ns),
             Fault::Latency { extra_ns, for_ns } => {
-                self.extra_ns.borrow_mut().push(*extra_ns);
-                self.ledger.injected(family, 1);
-                self.apply();
-                let (nemesis, extra_ns, before) = (Rc::clone(self), *extra_ns, network::counts().sent);
-                self.undo(*for_ns, move || {
-                    remove_one(&mut nemesis.extra_ns.borrow_mut(), &extra_ns);
-                    nemesis.apply();
-                    nemesis.ledger.noticed("latency", u64::from(network::counts().sent > before));
-                });
+                self.weather(&Effect::Latency { extra_ns: *extra_ns }, &Scope::All, *for_ns);
             }
+            Fault::Process(fault) => self.act_on_processes(fault),
+            Fault::Clock(fault) => self.act_on_clock(fault),
+            Fault::Link(fault) => self.act_on_links(fault),
+            Fault::System(fault) => self.act_on_system(fault),
             Fault::Disk(fault) => self.act_on_disk(fault),
             Fault::DiskError { target, op, role, skip } => {
                 if let Some(index) = self.fleet.resolve(target) {
@@ -213,28 +225,24 @@ impl<E: Clone + 'static> Nemesis<E> {
         }
         self.partitions.set(self.partitions.get() + 1);
         self.ledger.injected("partition", 1);
-        for (from, to) in &links {
-            let mut cuts = self.cuts.borrow_mut();
-            let holders = cuts.entry((*from, *to)).or_default();
-            *holders += 1;
-            if *holders == 1 {
-                network::cut(*from, *to);
-            }
-        }
+        let kind = shape.kind();
+        self.ledger.injected(kind, 1);
+        self.hold_cut(&links);
         let (nemesis, before) = (Rc::clone(self), network::counts().cut_drops);
         self.undo(for_ns, move || {
-            nemesis.ledger.noticed("partition", u64::from(network::counts().cut_drops > before));
-            for (from, to) in &links {
-                let mut cuts = nemesis.cuts.borrow_mut();
-                if let Some(holders) = cuts.get_mut(&(*from, *to)) {
-                    *holders -= 1;
-                    if *holders == 0 {
-                        cuts.remove(&(*from, *to));
-                        network::heal(*from, *to);
-                    }
-                }
-            }
+            let felt = u64::from(network::counts().cut_drops > before);
+            nemesis.ledger.noticed("partition", felt);
+            nemesis.ledger.noticed(kind, felt);
+            nemesis.release_cut(&links);
         });
+    }
+
+    /// The system under test misbehaves; it tells the run how often that was felt.
+    fn act_on_system(self: &Rc<Self>, fault: &SystemFault) {
+        self.ledger.injected(&fault.family, 1);
+        self.fleet.misbehave(&fault.family, fault.strength, true);
+        let (nemesis, fault) = (Rc::clone(self), fault.clone());
+        self.undo(fault.for_ns, move || nemesis.fleet.misbehave(&fault.family, fault.strength, false));
     }
 
     /// The directed links that a partition cuts.
@@ -269,21 +277,32 @@ impl<E: Clone + 'static> Nemesis<E> {
                     }
                 }
             }
+            PartitionShape::Bridge { bridge } => {
+                // Without the bridge, the first half of the servers and the second.
+                let bridge = usize::try_from(*bridge).unwrap_or(usize::MAX);
+                let sides: Vec<HostId> =
+                    (0..hosts.len()).filter(|index| *index != bridge).map(|index| hosts[index]).collect();
+                let (left, right) = sides.split_at(sides.len() / 2);
+                for (one, other) in left.iter().flat_map(|one| right.iter().map(move |other| (*one, *other))) {
+                    links.extend([(one, other), (other, one)]);
+                }
+            }
+            PartitionShape::Ring => {
+                for (i, one) in hosts.iter().enumerate() {
+                    for (j, other) in hosts.iter().enumerate() {
+                        let apart = i.abs_diff(j);
+                        if i != j && apart != 1 && apart != hosts.len() - 1 {
+                            links.push((*one, *other));
+                        }
+                    }
+                }
+            }
         }
         links
     }
 
     fn undo(&self, after_ns: Nanos, action: impl FnOnce() + 'static) {
         world::at(world::now_ns() + after_ns, action);
-    }
-
-    fn apply(&self) {
-        if self.calm.get() {
-            return;
-        }
-        let loss = self.loss_ppm.borrow().iter().fold(self.base.loss_ppm, |sum, ppm| sum.saturating_add(*ppm));
-        let latency_ns = self.base.latency_ns + self.extra_ns.borrow().iter().sum::<Nanos>();
-        network::configure(NetworkConfig { loss_ppm: loss.min(1_000_000), latency_ns, ..self.base.clone() });
     }
 }
 

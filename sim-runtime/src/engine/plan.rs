@@ -9,6 +9,10 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::disk_faults::DiskFault;
+use super::faults::clock::ClockFault;
+use super::faults::link::LinkFault;
+use super::faults::process::ProcessFault;
+use super::faults::system::SystemFault;
 use crate::disk::{DiskConfig, OpKind, Role};
 use crate::world::Nanos;
 use crate::world::network::NetworkConfig;
@@ -50,6 +54,29 @@ pub struct WorldKnobs {
     pub hold_ns_max: Nanos,
     pub network: NetworkConfig,
     pub disk: DiskConfig,
+    /// How far off the clock of each server is, by its number.
+    #[serde(default)]
+    pub clocks: Vec<ClockKnob>,
+    /// Pairs of servers that are far apart, always.
+    #[serde(default)]
+    pub slow_pairs: Vec<SlowPair>,
+}
+
+/// How far off a clock is from the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClockKnob {
+    /// Of the wall clock.
+    pub offset_ns: i64,
+    /// The monotonic clock, and the wall clock with it, gains so many microseconds per second.
+    pub rate_ppm: i64,
+}
+
+/// Two servers between which every message takes longer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SlowPair {
+    pub a: u32,
+    pub b: u32,
+    pub extra_ns: Nanos,
 }
 
 impl WorldKnobs {
@@ -61,6 +88,8 @@ impl WorldKnobs {
             hold_ns_max: 0,
             network: NetworkConfig::default(),
             disk: DiskConfig::default(),
+            clocks: Vec::new(),
+            slow_pairs: Vec::new(),
         }
     }
 }
@@ -139,13 +168,21 @@ pub enum Fault {
     Latency { extra_ns: Nanos, for_ns: Nanos },
     /// One disk operation of the target fails.
     DiskError { target: String, op: OpKind, role: Role, skip: u64 },
+    /// Processes stand still, are slow, are killed again and again, or lose their disk.
+    Process(ProcessFault),
+    /// Clocks jump, stand still, or run at another rate.
+    Clock(ClockFault),
+    /// Links duplicate, reorder, corrupt, refuse, break, clog.
+    Link(LinkFault),
+    /// Whatever the system under test does.
+    System(SystemFault),
     /// The disk is full, goes bad, or is lost.
     Disk(DiskFault),
 }
 
 impl Fault {
     /// The family, as in reports and specs.
-    pub fn family(&self) -> &'static str {
+    pub fn family(&self) -> &str {
         match self {
             Fault::Crash { .. } => "crash",
             Fault::Stop { .. } => "stop",
@@ -155,23 +192,18 @@ impl Fault {
             Fault::Loss { .. } => "loss",
             Fault::Latency { .. } => "latency",
             Fault::DiskError { .. } => "disk-error",
+            Fault::Process(fault) => fault.family(),
+            Fault::Clock(fault) => fault.change.family(),
+            Fault::Link(fault) => fault.family(),
+            Fault::System(fault) => &fault.family,
             Fault::Disk(fault) => fault.family(),
         }
     }
 
     /// Makes it hit `role`, if it hits one server.
     pub fn aim_at(&mut self, role: &str) {
-        match self {
-            Fault::Crash { target, .. }
-            | Fault::Stop { target, .. }
-            | Fault::PowerLoss { target, .. }
-            | Fault::DiskError { target, .. } => *target = role.to_owned(),
-            Fault::Disk(fault) => {
-                if let Some(target) = fault.target_mut() {
-                    *target = role.to_owned();
-                }
-            }
-            Fault::ClusterPowerLoss { .. } | Fault::Partition { .. } | Fault::Loss { .. } | Fault::Latency { .. } => {}
+        if let Some(target) = self.target_mut() {
+            *target = role.to_owned();
         }
     }
 
@@ -182,8 +214,29 @@ impl Fault {
             | Fault::Stop { target, .. }
             | Fault::PowerLoss { target, .. }
             | Fault::DiskError { target, .. } => Some(target),
+            Fault::Process(fault) => fault.target(),
+            Fault::Clock(fault) => Some(&fault.target),
+            Fault::Link(fault) => fault.target(),
             Fault::Disk(fault) => fault.target().map(String::as_str),
             _ => None,
+        }
+    }
+
+    fn target_mut(&mut self) -> Option<&mut String> {
+        match self {
+            Fault::Crash { target, .. }
+            | Fault::Stop { target, .. }
+            | Fault::PowerLoss { target, .. }
+            | Fault::DiskError { target, .. } => Some(target),
+            Fault::Process(fault) => fault.target_mut(),
+            Fault::Clock(fault) => Some(&mut fault.target),
+            Fault::Link(fault) => fault.target_mut(),
+            Fault::Disk(fault) => fault.target_mut(),
+            Fault::ClusterPowerLoss { .. }
+            | Fault::Partition { .. }
+            | Fault::Loss { .. }
+            | Fault::Latency { .. }
+            | Fault::System(_) => None,
         }
     }
 }
@@ -198,7 +251,28 @@ pub enum PartitionShape {
     Isolate { target: String, clients: bool },
     /// Between the target and the other servers one direction is cut: towards the target if `inbound`.
     OneWay { target: String, inbound: bool },
+    /// Two halves that meet only in one server, which reaches both.
+    Bridge { bridge: u32 },
+    /// Each server reaches only the two next to it.
+    Ring,
 }
+
+impl PartitionShape {
+    /// The kind, as in reports.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            PartitionShape::Split { .. } => "partition-split",
+            PartitionShape::Isolate { .. } => "partition-isolate",
+            PartitionShape::OneWay { .. } => "partition-one-way",
+            PartitionShape::Bridge { .. } => "partition-bridge",
+            PartitionShape::Ring => "partition-ring",
+        }
+    }
+}
+
+/// Kinds of partitions, as in reports.
+pub const PARTITION_KINDS: &[&str] =
+    &["partition-split", "partition-isolate", "partition-one-way", "partition-bridge", "partition-ring"];
 
 /// Which fault points may fire.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

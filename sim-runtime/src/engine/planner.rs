@@ -9,8 +9,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::disk_faults;
+use super::faults;
 use super::plan::{
-    BuggifyPlan, ClientPlan, Fault, PLAN_VERSION, PartitionShape, Plan, PlannedFault, Trigger, WorldKnobs,
+    BuggifyPlan, ClientPlan, ClockKnob, Fault, PLAN_VERSION, PartitionShape, Plan, PlannedFault, SlowPair, Trigger,
+    WorldKnobs,
 };
 use super::spec::{FamilySpec, Range, Spec};
 use super::system::{Knob, Shape, Workload};
@@ -45,7 +47,7 @@ pub fn generate<E: 'static>(
         servers,
         duration_ns,
         calm_ns_max: millis(spec.calm_ms_max),
-        world: planner.world(),
+        world: planner.world(servers),
         knobs: planner.knobs(),
         clients: planner.clients(servers, duration_ns, workloads),
         faults: planner.faults(servers, duration_ns),
@@ -65,7 +67,7 @@ impl Planner<'_> {
         Key::of_seed(self.seed).stream(Purpose(purpose), entity)
     }
 
-    fn world(&self) -> WorldKnobs {
+    fn world(&self, servers: u32) -> WorldKnobs {
         let spec = &self.spec.world;
         let mut draws = self.stream("plan world", 0);
         WorldKnobs {
@@ -81,7 +83,37 @@ impl Planner<'_> {
                 ..NetworkConfig::default()
             },
             disk: self.disk(&mut self.stream("plan disk", 0)),
+            clocks: (0..servers).map(|server| self.clock(server)).collect(),
+            slow_pairs: self.slow_pairs(servers),
         }
+    }
+
+    fn clock(&self, server: u32) -> ClockKnob {
+        let spec = &self.spec.world;
+        let mut draws = self.stream("plan clock", u64::from(server));
+        let mut either_way = |range: Range, unit: i64| {
+            let size = i64::try_from(within(&mut draws, range)).unwrap_or(i64::MAX).saturating_mul(unit);
+            if draws.below(2) == 0 { size } else { -size }
+        };
+        ClockKnob {
+            offset_ns: either_way(spec.clock_offset_ms, 1_000_000),
+            rate_ppm: either_way(spec.clock_rate_ppm, 1),
+        }
+    }
+
+    /// Some of all pairs, each at most once.
+    fn slow_pairs(&self, servers: u32) -> Vec<SlowPair> {
+        let spec = &self.spec.world;
+        let mut draws = self.stream("plan slow pairs", 0);
+        let mut pairs: Vec<(u32, u32)> = (0..servers).flat_map(|a| (a + 1..servers).map(move |b| (a, b))).collect();
+        let mut slow = Vec::new();
+        for _ in 0..within(&mut draws, spec.slow_pairs) {
+            if !pairs.is_empty() {
+                let (a, b) = pairs.swap_remove(index(&mut draws, pairs.len()));
+                slow.push(SlowPair { a, b, extra_ns: micros(within(&mut draws, spec.slow_pair_us)) });
+            }
+        }
+        slow
     }
 
     /// Latencies between half and the whole of the default times the drawn percentage: operations of a quiet disk
@@ -220,7 +252,13 @@ impl Planner<'_> {
                 let fault = Fault::Disk(disk_faults::draw(other, of).expect("it is one of these families"));
                 PlannedFault { when: now, fault }
             }
-            other => unreachable!("the spec was validated, yet names the family {other}"),
+            other => {
+                let mut target = |stream: &mut Stream| self.target(servers, stream);
+                let draws = faults::Draws { stream: draws, servers, for_ns, strength, target: &mut target };
+                let fault = faults::draw(other, draws)
+                    .unwrap_or_else(|| unreachable!("the spec was validated, yet names the family {other}"));
+                PlannedFault { when: now, fault }
+            }
         }
     }
 
@@ -255,9 +293,11 @@ impl Planner<'_> {
     }
 
     fn partition(&self, servers: u32, draws: &mut Stream) -> PartitionShape {
-        match draws.below(4) {
+        match draws.below(6) {
             0 => PartitionShape::OneWay { target: self.target(servers, draws), inbound: draws.below(2) == 0 },
-            1 => PartitionShape::Isolate { target: self.target(servers, draws), clients: draws.below(3) == 0 },
+            1 => PartitionShape::Bridge { bridge: u32::try_from(draws.below(u64::from(servers))).expect("a server") },
+            2 if servers > 3 => PartitionShape::Ring,
+            2 | 3 => PartitionShape::Isolate { target: self.target(servers, draws), clients: draws.below(3) == 0 },
             _ => {
                 let mask = if servers < 2 { 0 } else { 1 + draws.below((1 << servers.min(63)) - 2) };
                 PartitionShape::Split { side: (0..servers).filter(|server| mask >> server & 1 == 1).collect() }

@@ -6,6 +6,7 @@
 
 use std::any::Any;
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use super::oracle::{Oracle, Stamped, Verdicts};
@@ -43,6 +44,8 @@ pub struct Run<E> {
     pub lost_unserved: RefCell<Vec<(HostId, u64)>>,
     pub lost_then_served: Cell<u64>,
     violated: Cell<bool>,
+    /// Faults that the system under test felt, by kind.
+    noticed: RefCell<BTreeMap<String, u64>>,
     /// Told when a server process ends by itself.
     on_exit: RefCell<Option<OnExit>>,
 }
@@ -75,6 +78,7 @@ impl<E: Clone + 'static> Run<E> {
             lost_unserved: RefCell::default(),
             lost_then_served: Cell::new(0),
             violated: Cell::new(false),
+            noticed: RefCell::default(),
             on_exit: RefCell::default(),
         })
     }
@@ -174,6 +178,11 @@ impl<E: Clone + 'static> Run<E> {
         latencies
     }
 
+    /// What the system said of its own faults.
+    pub fn noticed(&self) -> BTreeMap<String, u64> {
+        self.noticed.borrow().clone()
+    }
+
     /// Clients with an operation under way.
     pub fn clients_busy(&self) -> Vec<u32> {
         self.ops.borrow().iter().filter(|op| op.end.is_none()).map(|op| op.client).collect()
@@ -221,6 +230,11 @@ pub fn emit<E: Clone + 'static>(host: HostId, boot: u32, event: E) {
 /// Adds an event about a host that need not be alive. For the engine and the system under test, outside all machines.
 pub fn emit_about<E: Clone + 'static>(host: HostId, boot: u32, event: E) {
     current::<E>().deliver(&Stamped { at_ns: world::now_ns(), host, boot, event });
+}
+
+/// A fault of this kind was felt.
+pub fn notice<E: Clone + 'static>(kind: &str) {
+    *current::<E>().noticed.borrow_mut().entry(kind.to_owned()).or_default() += 1;
 }
 
 pub(super) fn serving<E: Clone + 'static>(host: HostId, boot: u32) {

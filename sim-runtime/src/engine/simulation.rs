@@ -67,13 +67,17 @@ impl<E: Clone + 'static> Simulation<E> {
     /// Panics if the request carries a plan that is not one of this version.
     pub fn run(&self, request: &RunRequest) -> RunRecord {
         let system = (self.system)();
-        let plan = match &request.plan {
+        let mut plan: Plan = match &request.plan {
             Some(json) => {
                 serde_json::from_value(json.clone()).expect("the plan was checked when the artifact was read")
             }
             None => self.plan_for(&*system, request.seed),
         };
         assert_eq!(plan.version, PLAN_VERSION, "the plan was checked when the artifact was read");
+        // A plan from before a tunable existed.
+        for knob in system.knobs() {
+            plan.knobs.entry(knob.name.to_owned()).or_insert(knob.default);
+        }
         let plan = Rc::new(plan);
         let parts = Parts::new(&plan, system, request);
         let outcome = parts.world.run(self.play(&parts));
@@ -89,6 +93,7 @@ impl<E: Clone + 'static> Simulation<E> {
             disk.set_roles(run.system.file_role());
         }
         let nemesis = Nemesis::new(Rc::clone(&fleet), Rc::clone(coverage));
+        nemesis.prepare(&plan.world);
         parts.stage.replace(Some((Rc::clone(&fleet), Rc::clone(&nemesis))));
 
         fleet.boot_all();
@@ -366,7 +371,20 @@ impl<E: Clone + 'static> Parts<E> {
 
     /// What the nemesis did, and what disks and network did by themselves.
     fn faults(&self) -> BTreeMap<String, FaultCount> {
-        let mut faults = self.stage.borrow().as_ref().map(|(_, nemesis)| nemesis.ledger.counts()).unwrap_or_default();
+        let mut faults = self
+            .stage
+            .borrow()
+            .as_ref()
+            .map(|(_, nemesis)| {
+                self.world.enter(|| {
+                    nemesis.notice_at_end(self.plan.world.slow_pairs.len());
+                    nemesis.ledger.counts()
+                })
+            })
+            .unwrap_or_default();
+        for (kind, noticed) in self.run.noticed() {
+            faults.entry(kind).or_default().noticed += noticed;
+        }
         for disk in self.disks() {
             for (kind, count) in disk.counters().faults {
                 // Power losses are counted by the nemesis, and an error that it ordered is the error of its family.

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 
 use super::disk_faults;
+use super::faults;
 use super::plan::Conclusive;
 
 /// Least and most, both included.
@@ -75,6 +76,13 @@ pub struct WorldSpec {
     /// Chance per disk operation that an episode begins in which nothing completes.
     pub disk_stall_ppm: Range,
     pub disk_stall_ms: Range,
+    /// How far off the wall clock of each server is, either way.
+    pub clock_offset_ms: Range,
+    /// How wrong the rate of each server's clock is, either way.
+    pub clock_rate_ppm: Range,
+    /// How many pairs of servers are far apart, and how much longer their messages take.
+    pub slow_pairs: Range,
+    pub slow_pair_us: Range,
     /// Writes, and bytes of them, that the disk takes per second. 0 = no limit; half of the runs have none.
     pub disk_iops_max: Range,
     pub disk_bytes_per_s_max: Range,
@@ -98,6 +106,10 @@ impl Default for WorldSpec {
             disk_tail_factor: [1, 1],
             disk_stall_ppm: [0, 0],
             disk_stall_ms: [0, 0],
+            clock_offset_ms: [0, 0],
+            clock_rate_ppm: [0, 0],
+            slow_pairs: [0, 0],
+            slow_pair_us: [0, 0],
             disk_iops_max: [0, 0],
             disk_bytes_per_s_max: [0, 0],
             disk_failed_sync_stays_readable: 0,
@@ -117,7 +129,7 @@ pub struct FamilySpec {
     #[serde(default)]
     pub for_ms: Range,
     /// Strength, in the unit of the family: ppm of loss, us of latency, bytes left on a full disk, damaged sectors, ms of
-    /// an image's age, ppm of lies.
+    /// an image's age, ppm of lies; see [`faults`](super::faults) for others.
     #[serde(default)]
     pub strength: Range,
     /// The role that the first fault hits, at a time: so that every run with this family has such a fault.
@@ -185,7 +197,7 @@ impl Spec {
             "latent-sector" | "bit-rot" | "lost-write" | "misdirected-write" => [1, 8],
             "old-image" => [1_000, 3_000],
             "lying-sync" => [200_000, 600_000],
-            _ => [0, 0],
+            other => faults::strength_default(other),
         };
         self.faults.insert(family.to_owned(), FamilySpec { chance: 100, count, for_ms, strength, first: None });
         self
@@ -198,8 +210,9 @@ impl Spec {
         if let Some(order) = self.world.order.iter().find(|order| !ORDERS.contains(&order.as_str())) {
             return Err(format!("`world.order` {order:?} is not one of {ORDERS:?}"));
         }
-        if let Some(family) = self.faults.keys().find(|family| !families().any(|known| known == *family)) {
-            return Err(format!("fault family {family:?} is not one of {:?}", families().collect::<Vec<_>>()));
+        if let Some(family) = self.faults.keys().find(|family| !is_family(family)) {
+            let known: Vec<&str> = families().collect();
+            return Err(format!("fault family {family:?} is not one of {known:?}"));
         }
         let world = &self.world;
         let mut ranges = vec![
@@ -216,6 +229,10 @@ impl Spec {
             ("world.disk_tail_factor", world.disk_tail_factor),
             ("world.disk_stall_ppm", world.disk_stall_ppm),
             ("world.disk_stall_ms", world.disk_stall_ms),
+            ("world.clock_offset_ms", world.clock_offset_ms),
+            ("world.clock_rate_ppm", world.clock_rate_ppm),
+            ("world.slow_pairs", world.slow_pairs),
+            ("world.slow_pair_us", world.slow_pair_us),
             ("world.disk_iops_max", world.disk_iops_max),
             ("world.disk_bytes_per_s_max", world.disk_bytes_per_s_max),
         ];
@@ -246,10 +263,17 @@ fn pace_ms_default() -> Range {
 /// Scheduling orders.
 pub const ORDERS: &[&str] = &["uniform", "fifo", "pct"];
 
-/// Fault families that the engine knows.
-pub fn families() -> impl Iterator<Item = &'static str> {
-    FAMILIES.iter().chain(disk_faults::FAMILIES).copied()
-}
-
+/// Fault families that need no module of their own.
 const FAMILIES: &[&str] =
     &["crash", "stop", "power-loss", "cluster-power-loss", "partition", "loss", "latency", "disk-error"];
+
+/// All families that the engine knows, by name.
+pub fn families() -> impl Iterator<Item = &'static str> {
+    use faults::{clock, link, process};
+    [FAMILIES, disk_faults::FAMILIES, process::FAMILIES, clock::FAMILIES, link::FAMILIES].into_iter().flatten().copied()
+}
+
+/// Whether a spec may name this family: the engine's, or one that only the system under test knows.
+fn is_family(name: &str) -> bool {
+    name.contains(faults::system::MARK) || families().any(|family| family == name)
+}

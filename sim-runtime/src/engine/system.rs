@@ -90,6 +90,31 @@ pub trait System: 'static {
         Box::pin(async { Ok(()) })
     }
 
+    /// Begins (`on`) or ends what a family of the system's own does, at this strength. Such families have a `/` in their
+    /// names. How often it was felt is told by [`run::notice`].
+    fn misbehave(&self, family: &str, strength: u64, on: bool) {
+        let _ = (family, strength, on);
+    }
+
+    /// Whether this server may lose its disk now: replacing it needs an operator, and a cluster that lost too many
+    /// cannot be expected to survive.
+    fn may_be_wiped(&self, server: u32) -> bool {
+        let _ = server;
+        false
+    }
+
+    /// Whether this server's disk may be damaged soon, so that it stays away for good, besides those that
+    /// [`losses_max`](System::losses_max) counts.
+    fn may_be_damaged(&self, server: u32) -> bool {
+        let _ = server;
+        true
+    }
+
+    /// The server lost its disk while it was down; it boots with an empty one.
+    fn wiped(&self, server: u32, host: HostId, boot: u32) {
+        let _ = (server, host, boot);
+    }
+
     /// A server was killed or exited.
     fn down(&self, server: u32, host: HostId, boot: u32, cause: DownCause) {
         let _ = (server, host, boot, cause);

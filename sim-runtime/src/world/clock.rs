@@ -36,11 +36,30 @@ pub(crate) struct HostClock {
     rate_ppm: i64,
     wall_epoch_ns: Nanos,
     wall_offset_ns: i64,
+    /// What the wall clock shows while it stands still.
+    frozen_wall_ns: Option<Nanos>,
+    reads: SkewedReads,
+}
+
+/// How often a process read a clock of its host that was off.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SkewedReads {
+    /// Monotonic clock with a rate error, or a timer measured by it.
+    pub rate: u64,
+    /// Wall clock that was set off or stood still.
+    pub wall: u64,
 }
 
 impl HostClock {
     pub const fn new(wall_epoch_ns: Nanos) -> HostClock {
-        HostClock { anchor: (0, 0), rate_ppm: 0, wall_epoch_ns, wall_offset_ns: 0 }
+        HostClock {
+            anchor: (0, 0),
+            rate_ppm: 0,
+            wall_epoch_ns,
+            wall_offset_ns: 0,
+            frozen_wall_ns: None,
+            reads: SkewedReads { rate: 0, wall: 0 },
+        }
     }
 
     fn speed(&self) -> u128 {
@@ -65,6 +84,9 @@ impl HostClock {
     }
 
     fn wall(&self, now: Nanos) -> Nanos {
+        if let Some(frozen) = self.frozen_wall_ns {
+            return frozen;
+        }
         self.wall_epoch_ns.saturating_add(self.monotonic(now)).saturating_add_signed(self.wall_offset_ns)
     }
 
@@ -84,12 +106,25 @@ fn nanos(duration: Duration) -> Nanos {
 
 /// Monotonic clock of a host, in ns. Never goes back, not even across reboots.
 pub fn monotonic_ns(host: HostId) -> Nanos {
-    with(|world| world.clock_of(host).monotonic(world.seen_now()))
+    with(|world| {
+        let now = world.seen_now();
+        world.with_host(host, |host| {
+            host.clock.reads.rate += u64::from(host.clock.rate_ppm != 0);
+            host.clock.monotonic(now)
+        })
+    })
 }
 
 /// Wall clock of a host, in ns since the Unix epoch. May step.
 pub fn wall_ns(host: HostId) -> Nanos {
-    with(|world| world.clock_of(host).wall(world.seen_now()))
+    with(|world| {
+        let now = world.seen_now();
+        world.with_host(host, |host| {
+            let is_off = host.clock.wall_offset_ns != 0 || host.clock.frozen_wall_ns.is_some();
+            host.clock.reads.wall += u64::from(is_off);
+            host.clock.wall(now)
+        })
+    })
 }
 
 /// The first virtual time at which the monotonic clock of `host` shows `local_ns` or more, at its present rate.
@@ -98,7 +133,8 @@ pub fn virtual_ns_of(host: HostId, local_ns: Nanos) -> Nanos {
 }
 
 /// From now on the clock of `host` gains `rate_ppm` microseconds per second (negative: loses). Limited to
-/// [`RATE_ERROR_PPM_MAX`]. Timers already armed keep their virtual deadline.
+/// [`RATE_ERROR_PPM_MAX`]. A timer that is already armed is never early by the host's clock; when the clock becomes faster it
+/// may be late.
 pub fn set_rate_ppm(host: HostId, rate_ppm: i64) {
     with(|world| {
         let now = world.now.get();
@@ -113,6 +149,28 @@ pub fn set_wall_offset_ns(host: HostId, offset_ns: i64) {
         world.record_for(host, Class::Clock, "offset", &[offset_ns.cast_unsigned()], (0, 0));
         world.with_host(host, |host| host.clock.wall_offset_ns = offset_ns);
     });
+}
+
+/// Stops the wall clock of `host` where it is, or lets it go on, at the time it would show had it never stopped.
+pub fn freeze_wall(host: HostId, frozen: bool) {
+    with(|world| {
+        let now = world.now.get();
+        world.record_for(host, Class::Clock, "freeze", &[u64::from(frozen)], (0, 0));
+        world.with_host(host, |host| {
+            host.clock.frozen_wall_ns = None;
+            host.clock.frozen_wall_ns = frozen.then(|| host.clock.wall(now));
+        });
+    });
+}
+
+/// Whether the wall clock of `host` stands still.
+pub fn is_wall_frozen(host: HostId) -> bool {
+    with(|world| world.clock_of(host).frozen_wall_ns.is_some())
+}
+
+/// How often processes on `host` read a clock that was off.
+pub fn skewed_reads(host: HostId) -> SkewedReads {
+    with(|world| world.with_host(host, |host| host.clock.reads))
 }
 
 /// Offset of the wall clock of `host`, and its rate error in ppm.
@@ -136,14 +194,20 @@ impl Inner {
         self.with_host(host, |host| host.clock)
     }
 
-    /// Virtual deadline of a duration that starts now, measured by the clock of the current host.
-    fn deadline_after(&self, duration: Duration) -> Nanos {
-        let clock = self.clock_of(self.context.get().incarnation.host);
+    /// What the clock of the current host shows after a duration that starts now.
+    fn local_after(&self, duration: Duration) -> LocalDeadline {
+        let host = self.context.get().incarnation.host;
         let now = self.seen_now();
-        if clock.rate_ppm == 0 {
-            return now.saturating_add(nanos(duration));
-        }
-        clock.true_time_of(clock.monotonic(now).saturating_add(nanos(duration)))
+        let local = self.with_host(host, |host| {
+            host.clock.reads.rate += u64::from(host.clock.rate_ppm != 0);
+            host.clock.monotonic(now).saturating_add(nanos(duration))
+        });
+        LocalDeadline { host, local }
+    }
+
+    /// The virtual time of a local one at the clock's present rate.
+    fn virtual_deadline(&self, deadline: LocalDeadline) -> Nanos {
+        self.clock_of(deadline.host).true_time_of(deadline.local)
     }
 
     pub fn arm_timer(&self, deadline: Nanos, waker: Waker) -> Key {
@@ -184,16 +248,29 @@ impl Inner {
     }
 }
 
-/// Waits for a virtual time. See [`sleep`].
+/// A moment of a host's monotonic clock.
+#[derive(Clone, Copy, Debug)]
+struct LocalDeadline {
+    host: HostId,
+    local: Nanos,
+}
+
+/// Waits for a virtual time, or for a moment of a host's clock. See [`sleep`].
 #[derive(Debug)]
 #[must_use = "a Sleep does nothing unless awaited"]
 pub struct Sleep {
     deadline: Nanos,
+    /// The clock that decides. Should it have become slower, the deadline moves.
+    local: Option<LocalDeadline>,
     timer: Key,
     world: usize,
 }
 
 impl Sleep {
+    fn until_local(world: &Inner, local: LocalDeadline) -> Sleep {
+        Sleep { deadline: world.virtual_deadline(local), local: Some(local), timer: Key::NONE, world: 0 }
+    }
+
     /// The virtual time waited for, in ns.
     pub fn deadline_ns(&self) -> Nanos {
         self.deadline
@@ -217,6 +294,11 @@ impl Future for Sleep {
     fn poll(mut self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<()> {
         let this = &mut *self;
         let armed = with(|world| {
+            if world.now.get() >= this.deadline
+                && let Some(local) = this.local
+            {
+                this.deadline = this.deadline.max(world.virtual_deadline(local));
+            }
             if world.now.get() >= this.deadline {
                 let instant = world.instant_sleeps.get() + 1;
                 world.instant_sleeps.set(instant);
@@ -251,12 +333,17 @@ impl Drop for Sleep {
 
 /// Waits for a duration, measured by the clock of the current host.
 pub fn sleep(duration: Duration) -> Sleep {
-    sleep_until_ns(with(|world| world.deadline_after(duration)))
+    with(|world| Sleep::until_local(world, world.local_after(duration)))
+}
+
+/// Waits until the monotonic clock of the current host shows this time, in ns.
+pub fn sleep_until_local_ns(local: Nanos) -> Sleep {
+    with(|world| Sleep::until_local(world, LocalDeadline { host: world.context.get().incarnation.host, local }))
 }
 
 /// Waits until a virtual time. Ready at once when that time has come.
 pub fn sleep_until_ns(deadline: Nanos) -> Sleep {
-    Sleep { deadline, timer: Key::NONE, world: 0 }
+    Sleep { deadline, local: None, timer: Key::NONE, world: 0 }
 }
 
 /// A future did not complete in time.
@@ -292,6 +379,11 @@ impl<F: Future> Future for Timeout<F> {
 /// polled first, so it wins a tie.
 pub fn timeout<F: Future>(duration: Duration, future: F) -> Timeout<F> {
     Timeout { future, sleep: sleep(duration) }
+}
+
+/// [`timeout`] until the monotonic clock of the current host shows this time, in ns.
+pub fn timeout_at_local_ns<F: Future>(local: Nanos, future: F) -> Timeout<F> {
+    Timeout { future, sleep: sleep_until_local_ns(local) }
 }
 
 /// [`timeout`] with a virtual deadline in ns.
@@ -337,5 +429,7 @@ mod tests {
         assert_eq!(clock.wall(5), 1_000_005);
         clock.wall_offset_ns = -10;
         assert_eq!(clock.wall(5), 999_995);
+        clock.frozen_wall_ns = Some(7);
+        assert_eq!(clock.wall(1_000), 7);
     }
 }

@@ -18,6 +18,7 @@ use async_task::Runnable;
 use super::agenda::{Due, Kind};
 use super::config::{Order, WorldConfig};
 use super::draws::{self, Dice, Purpose};
+use super::network::stream::Streams;
 use super::slab::Key;
 use super::state::{Context, Entered, Inner, try_with};
 use super::task::{Completion, Meta, Origin, TaskEntry};
@@ -123,6 +124,15 @@ impl Inner {
                 let until = now + 1 + dice.below(self.config.hold_ns_max.max(1));
                 self.record_for(host, Class::Hold, "", &[id, until], (0, 0));
                 self.hold(key, until, dice.next_u64());
+                return;
+            }
+        }
+        if self.slow.get() > 0 {
+            let slowness = self.with_host(host, |host| host.slowness);
+            let mut dice = Dice::new(hash::mix(self.salt ^ hash::K2 ^ id, wakes));
+            if slowness.ppm > 0 && dice.chance(slowness.ppm) {
+                self.slow_waits.set(self.slow_waits.get() + 1);
+                self.hold(key, now + 1 + dice.below(slowness.ns_max.max(1)), dice.next_u64());
                 return;
             }
         }
@@ -439,6 +449,8 @@ impl Inner {
         let timers = std::mem::replace(&mut *self.timers.borrow_mut(), super::slab::Slab::new());
         self.context.set(Context { mute: true, ..Context::OUTSIDE });
         drop((actions, timers));
+        let streams = self.streams.replace(Streams::new());
+        drop(streams);
         let mailboxes = self.network.borrow_mut().clear();
         drop(mailboxes);
     }

@@ -54,6 +54,16 @@ pub(crate) struct Host {
     parked: VecDeque<Key>,
     /// Tasks without a parent in their incarnation, for identities.
     orphans: u64,
+    /// How slowly its processes run.
+    pub slowness: Slowness,
+}
+
+/// How slowly the processes of a host run: a woken task waits for the processor, with this chance in millionths, up to
+/// so long.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Slowness {
+    pub ppm: u32,
+    pub ns_max: Nanos,
 }
 
 impl Host {
@@ -69,6 +79,7 @@ impl Host {
             clock: HostClock::new(wall_epoch_ns),
             parked: VecDeque::new(),
             orphans: 0,
+            slowness: Slowness::default(),
         }
     }
 
@@ -193,6 +204,7 @@ impl Inner {
             self.bury(host);
             let mailboxes = self.network.borrow_mut().unbind_host(host);
             drop(mailboxes);
+            self.break_streams_of(host, cause);
         }
         self.cause.set(before);
     }
@@ -267,6 +279,11 @@ pub fn host_status(host: HostId) -> HostStatus {
     with(|world| world.with_host(host, |host| host.status.clone()))
 }
 
+/// How often a host was booted; its latest boot has this number.
+pub fn boots(host: HostId) -> u32 {
+    with(|world| world.with_host(host, |host| host.boot))
+}
+
 /// Starts a new incarnation; `main` runs as its first task. When `main` returns or panics, the incarnation ends as a
 /// process does: all its tasks with it.
 ///
@@ -322,20 +339,40 @@ pub fn pause(host: HostId) {
     });
 }
 
-/// Ends a [`pause`].
-pub fn resume(host: HostId) {
+/// From now on the processes of a host run slowly, until told otherwise; a reboot does not help.
+pub fn set_slowness(host: HostId, slowness: Slowness) {
     with(|world| {
         if world.is_mute() {
             return;
         }
-        let HostStatus::Paused(incarnation) = host_status(host) else { return };
+        let old = world.with_host(host, |host| std::mem::replace(&mut host.slowness, slowness));
+        let is_slow = |slowness: Slowness| u32::from(slowness.ppm > 0);
+        world.slow.set(world.slow.get() + is_slow(slowness) - is_slow(old));
+        world.record_for(host, Class::Pause, "slow", &[u64::from(slowness.ppm), slowness.ns_max], (0, 0));
+    });
+}
+
+/// How often tasks had to wait because their host was slow, so far.
+pub fn slow_waits() -> u64 {
+    with(|world| world.slow_waits.get())
+}
+
+/// Ends a [`pause`]. Returns how many tasks had become ready meanwhile.
+pub fn resume(host: HostId) -> u64 {
+    with(|world| {
+        if world.is_mute() {
+            return 0;
+        }
+        let HostStatus::Paused(incarnation) = host_status(host) else { return 0 };
         world.set_status(host, HostStatus::Running(incarnation));
         let parked = world.with_host(host, |entry| std::mem::take(&mut entry.parked));
         world.record_for(host, Class::Resume, "", &[], (0, 0));
+        let ready = u64::try_from(parked.len()).unwrap_or(u64::MAX);
         for task in parked {
             world.enqueue(task);
         }
-    });
+        ready
+    })
 }
 
 /// Calls `hook` whenever an incarnation ends: after it is marked dead, before its tasks are dropped. The hook runs

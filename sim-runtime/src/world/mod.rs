@@ -36,13 +36,15 @@ use std::fmt;
 use std::future::Future;
 use std::rc::Rc;
 
-pub use clock::{Elapsed, Sleep, Timeout, sleep, sleep_until_ns, timeout, timeout_at_ns};
+pub use clock::{
+    Elapsed, Sleep, Timeout, sleep, sleep_until_local_ns, sleep_until_ns, timeout, timeout_at_local_ns, timeout_at_ns,
+};
 pub use config::{Order, WorldConfig};
 pub use diagnose::{Halt, TaskState};
 pub use draws::{Purpose, entity};
 pub use host::{
-    Cause, HostStatus, add_host, boot, current, host_name, host_status, hosts, is_alive, is_mute, kill, on_kill, pause,
-    resume, running,
+    Cause, HostStatus, add_host, boot, boots, current, host_name, host_status, hosts, is_alive, is_mute, kill, on_kill,
+    pause, resume, running, set_slowness, slow_waits,
 };
 pub use ids::{HostId, Incarnation, Nanos};
 pub use panics::PanicRecord;

@@ -17,6 +17,7 @@ use super::executor::Ready;
 use super::host::{Host, KillHook};
 pub(crate) use super::installed::{Entered, try_with};
 use super::network::Network;
+use super::network::stream::Streams;
 use super::panics::PanicRecord;
 use super::section::{Pending, Section};
 use super::short_heap::ShortHeap;
@@ -99,6 +100,7 @@ pub(crate) struct Inner {
     pub kill_hooks: RefCell<Vec<KillHook>>,
     pub pending_kills: RefCell<Vec<(Incarnation, Cause)>>,
     pub network: RefCell<Network>,
+    pub streams: RefCell<Streams>,
 
     /// Changed through [`replace_section`](Inner::replace_section) only.
     pub section: RefCell<Option<Section>>,
@@ -110,6 +112,9 @@ pub(crate) struct Inner {
     pub halt: RefCell<Option<Halt>>,
     /// Hosts that are paused now.
     pub paused: Cell<u32>,
+    /// Hosts that are slow now, and how often a task waited for that reason.
+    pub slow: Cell<u32>,
+    pub slow_waits: Cell<u64>,
     pub running: Cell<bool>,
 }
 
@@ -146,12 +151,15 @@ impl Inner {
             kill_hooks: RefCell::default(),
             pending_kills: RefCell::default(),
             network: RefCell::new(network),
+            streams: RefCell::new(Streams::new()),
             section: RefCell::new(None),
             has_section: Cell::new(false),
             pending_sections: RefCell::new(Slab::new()),
             panics: RefCell::default(),
             halt: RefCell::new(None),
             paused: Cell::new(0),
+            slow: Cell::new(0),
+            slow_waits: Cell::new(0),
             running: Cell::new(false),
             config,
         }

@@ -38,6 +38,7 @@ pub fn all(config: &OracleConfig) -> Vec<Box<dyn Oracle<Event>>> {
         Box::new(raft::state_machine_safety::StateMachineSafety::default()),
         Box::new(raft::committed_immutable::CommittedImmutable::default()),
         Box::new(raft::order::Order::default()),
+        Box::new(raft::membership::Membership::default()),
         Box::new(raft::monotonic::Monotonic::default()),
         Box::new(durable::durable_monotonic::DurableMonotonic::default()),
         Box::new(durable::no_hole::NoHole::default()),

@@ -52,11 +52,13 @@ impl<T: Trial> Shrinker<'_, T> {
 
     fn calm_world(&mut self) {
         let quiet = WorldKnobs::quiet();
-        let parts: [fn(&mut WorldKnobs, &WorldKnobs); 4] = [
+        let parts: [fn(&mut WorldKnobs, &WorldKnobs); 6] = [
             |world, quiet| world.order.clone_from(&quiet.order),
             |world, quiet| (world.hold_ppm, world.hold_ns_max) = (quiet.hold_ppm, quiet.hold_ns_max),
             |world, quiet| world.network = quiet.network.clone(),
             |world, quiet| world.disk = quiet.disk,
+            |world, _| world.clocks.clear(),
+            |world, _| world.slow_pairs.clear(),
         ];
         for calm in parts {
             let mut candidate = self.best.plan.clone();
@@ -121,15 +123,24 @@ fn shorter_fault(plan: &Plan, number: usize) -> Vec<Plan> {
 /// Halves every duration of a fault: its fields named `*_ns`. `None` when they are short already.
 fn halved(fault: &Fault) -> Option<Fault> {
     let mut value = serde_json::to_value(fault).expect("a fault is plain data");
-    let fields = value.as_object_mut()?.values_mut().next()?.as_object_mut()?;
+    let shorter = halve_durations(&mut value);
+    shorter.then(|| serde_json::from_value(value).expect("only numbers were changed"))
+}
+
+/// Returns whether any was long enough to be halved. Families nest.
+fn halve_durations(value: &mut Value) -> bool {
+    let Some(fields) = value.as_object_mut() else { return false };
     let mut shorter = false;
-    for (_, field) in fields.iter_mut().filter(|(name, _)| name.ends_with("_ns")) {
-        if let Some(ns) = field.as_u64().filter(|ns| *ns >= SHORT_NS) {
-            *field = Value::from(ns / 2 / MS * MS);
-            shorter = true;
+    for (name, field) in fields.iter_mut() {
+        match field.as_u64() {
+            Some(ns) if name.ends_with("_ns") && ns >= SHORT_NS => {
+                *field = Value::from(ns / 2 / MS * MS);
+                shorter = true;
+            }
+            _ => shorter |= halve_durations(field),
         }
     }
-    shorter.then(|| serde_json::from_value(value).expect("only numbers were changed"))
+    shorter
 }
 
 /// Everything in the time between the beginning and the end comes at half its time.

@@ -9,6 +9,7 @@
 
 mod flight;
 mod port;
+pub mod stream;
 
 use serde::{Deserialize, Serialize};
 
@@ -36,7 +37,29 @@ pub struct NetworkConfig {
     pub duplicate_ppm: u32,
     /// Probability that one bit of the message flips.
     pub corrupt_ppm: u32,
+    /// Probability that the message is held back, so that later ones overtake it.
+    pub reorder_ppm: u32,
+    /// Longest time that it is held back.
+    pub reorder_ns_max: Nanos,
+    /// Bytes per second that the link carries; 0 for any number. What does not fit waits, for [`QUEUE_NS_MAX`] at most.
+    pub bytes_per_s: u64,
+    /// Addition to the latency, for links that are always slow.
+    pub slow_ns: Nanos,
+    /// Probability that the message is refused as if nobody listened.
+    pub refuse_ppm: u32,
+    /// Probability that the message arrives, but its connection breaks at once: the sender is told.
+    pub reset_ppm: u32,
+    /// Everything is taken and nothing arrives: a connection that hangs.
+    pub hangs: bool,
+    /// The link is dead after it was idle for so long, until [`IDLE_REVIVE_NS`] after the first message that finds it so;
+    /// 0 for never.
+    pub idle_dead_ns: Nanos,
 }
+
+/// A message that would wait longer for its turn on a link of limited bandwidth is lost: the queue is full.
+pub const QUEUE_NS_MAX: Nanos = 1_000_000_000;
+/// An idle connection that turned out to be dead is made anew after so long.
+pub const IDLE_REVIVE_NS: Nanos = 500_000_000;
 
 impl Default for NetworkConfig {
     /// A quiet local network: 100 to 150 us, nothing lost.
@@ -49,6 +72,14 @@ impl Default for NetworkConfig {
             loss_ppm: 0,
             duplicate_ppm: 0,
             corrupt_ppm: 0,
+            reorder_ppm: 0,
+            reorder_ns_max: 0,
+            bytes_per_s: 0,
+            slow_ns: 0,
+            refuse_ppm: 0,
+            reset_ppm: 0,
+            hangs: false,
+            idle_dead_ns: 0,
         }
     }
 }
@@ -90,7 +121,48 @@ pub struct NetworkCounts {
     pub refused: u64,
     /// Messages to hosts without power.
     pub silent_drops: u64,
+    /// Second copies that arrived.
+    pub duplicates_delivered: u64,
+    /// Messages that were found damaged by their checksum; told by [`damage_found`].
+    pub damage_found: u64,
+    /// Messages that were held back, and how many of them arrived after one that was sent later.
+    pub held_back: u64,
+    pub overtaken: u64,
+    /// Messages that waited for bandwidth, and those for which there was no room.
+    pub queued: u64,
+    pub queue_drops: u64,
+    /// Messages delivered over a link that is always slow.
+    pub slow_delivered: u64,
+    /// Messages refused though somebody listened.
+    pub refused_by_fault: u64,
+    /// Connections that broke after the message had arrived.
+    pub resets: u64,
+    /// Messages that hung links and dead idle ones swallowed.
+    pub hung: u64,
+    pub idle_drops: u64,
+    /// Messages that waited for a clog to end.
+    pub clogged: u64,
 }
+
+/// A receiver found a message damaged, and dropped it.
+pub fn damage_found() {
+    with(|world| {
+        if !world.is_mute() {
+            world.network.borrow_mut().counts.damage_found += 1;
+        }
+    });
+}
+
+/// Until `until_ns` messages from `a` to `b` wait; then they travel on. Nothing is lost.
+pub fn clog(a: HostId, b: HostId, until_ns: Nanos) {
+    with(|world| {
+        if !world.is_mute() {
+            world.network.borrow_mut().link(a, b).clogged_until = until_ns;
+            world.record(Class::Link, "clog", &[u64::from(a.0), u64::from(b.0), until_ns], (0, 0));
+        }
+    });
+}
+
 /// Cuts the link from `a` to `b` in this direction: nothing passes, what is in flight is lost.
 pub fn cut(a: HostId, b: HostId) {
     with(|world| {
@@ -138,6 +210,7 @@ pub fn heal_all() {
         }
         for link in world.network.borrow_mut().links.iter_mut().flatten().flatten() {
             link.config = None;
+            link.clogged_until = 0;
         }
     });
 }

@@ -31,6 +31,8 @@ pub struct CommittedOnAQuorum {
     raise: Option<Raise>,
     /// The configuration in force, as each node that runs sees it, and whether it leads.
     configurations: BTreeMap<NodeId, (Configuration, bool)>,
+    /// Every configuration that any node had in force, by the index of its entry.
+    known: BTreeMap<u64, Vec<Configuration>>,
     /// The last one seen anywhere, for moments at which nobody runs.
     latest: Configuration,
     spent: BTreeSet<NodeId>,
@@ -98,6 +100,12 @@ impl CommittedOnAQuorum {
         candidates
     }
 
+    /// The configuration that was in force when the entry was appended, and all later ones.
+    fn configurations_from(&self, index: u64) -> Vec<&Configuration> {
+        let first = self.known.range(..=index).next_back().map_or(0, |(first, _)| *first);
+        self.known.range(first..).flat_map(|(_, configurations)| configurations).collect()
+    }
+
     /// Judges the images that were taken at one time.
     fn judge_images(&mut self, judge: &mut Judge<'_>) {
         let images = std::mem::take(&mut self.images);
@@ -123,10 +131,12 @@ impl CommittedOnAQuorum {
                 self.spent.contains(voter)
                     || images.get(voter).is_some_and(|image| has_copy(image, *index, *term, *payload))
             };
+            // A leader may have committed it under a configuration that another has followed since.
+            let followed = self.configurations_from(*index);
             let is_on_a_quorum = |configuration: &&Configuration| {
                 configuration.iter().all(|voters| voters.iter().filter(|voter| holds(voter)).count() * 2 > voters.len())
             };
-            if !candidates.iter().any(is_on_a_quorum) {
+            if !candidates.iter().chain(&followed).any(is_on_a_quorum) {
                 let holders: Vec<NodeId> = images.keys().filter(|node| holds(node)).copied().collect();
                 let message = format!(
                     "entry {index} of term {term} is committed (says node {:?}), but durable only on {holders:?} of {:?}",
@@ -172,6 +182,11 @@ impl Oracle<Event> for CommittedOnAQuorum {
                 let is_news = known.is_none_or(|(configuration, led)| configuration != voters || *led != leads);
                 if is_news && !voters.is_empty() {
                     self.latest.clone_from(voters);
+                    let at = metrics.membership.log_id.map_or(0, |id| id.index);
+                    let known = self.known.entry(at).or_default();
+                    if !voters.is_empty() && !known.contains(voters) {
+                        known.push(voters.clone());
+                    }
                     self.configurations.insert(metrics.node, (voters.clone(), leads));
                 }
                 if let Some(committed) = metrics.committed {
@@ -286,5 +301,28 @@ mod tests {
         run.commits(1, 1, (2, 1)).image_now(1, image(&LOG), ImageReason::Commit);
         run.image_now(2, image(&LOG), ImageReason::Commit).image_now(3, image(&[]), ImageReason::Commit);
         run.rejects(CommittedOnAQuorum::default(), "durable only on [1, 2]");
+    }
+
+    #[test]
+    fn an_entry_may_be_committed_under_a_configuration_that_was_followed_by_another() {
+        let change = |run: &mut Run, at: u64, voters: &[&[NodeId]]| {
+            let voters: Configuration = voters.iter().map(|voters| voters.iter().copied().collect()).collect();
+            run.metrics(1, |metrics| {
+                metrics.membership.log_id = Some(id(at, 1));
+                metrics.membership.voters = voters;
+            });
+        };
+        // Entries 1 and 2 on nodes 2 and 3: a quorum of {1, 2, 3}, which was in force, but not of {1, 2}.
+        for (changed_at, is_fine) in [(3, true), (1, false)] {
+            let mut run = three_nodes();
+            change(&mut run, changed_at, &[&[1, 2, 3], &[1, 2]]);
+            run.commits(1, 1, (2, 1)).image_now(1, image(&[]), ImageReason::Commit);
+            run.image_now(2, image(&LOG), ImageReason::Commit).image_now(3, image(&LOG), ImageReason::Commit);
+            if is_fine {
+                run.accepts(CommittedOnAQuorum::default());
+            } else {
+                run.rejects(CommittedOnAQuorum::default(), "but durable only on");
+            }
+        }
     }
 }

@@ -7,6 +7,7 @@ pub mod election_safety;
 pub mod leader_completeness;
 pub mod log_matching;
 mod logs;
+pub mod membership;
 pub mod monotonic;
 pub mod order;
 pub mod state_machine_safety;

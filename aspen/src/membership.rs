@@ -1,0 +1,249 @@
+//! Changes of the cluster's membership: what may be asked for, and when it is refused.
+//!
+//! A change is refused, before anything is proposed, unless afterwards a quorum is still there: members that the leader
+//! heard of lately and whose logs are close to its own. One change happens at a time; one that was interrupted leaves a
+//! joint configuration, which is legal and lasts until somebody finishes it ([`Change::Finish`]).
+//!
+//! Node ids are never reused. A new one is the index of a committed blank entry: no other index will ever be the same,
+//! and the founders' ids are smaller.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::types::{Address, NodeId};
+
+/// A change of the membership, or of who leads.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Change {
+    /// The node is sent the log, but has no vote. Its id must come from
+    /// [`Client::allocate_node_id`](crate::client::Client::allocate_node_id).
+    AddLearner {
+        id: NodeId,
+        address: Address,
+    },
+    /// Learners become voters and voters leave, in one change. Who leaves stays on as a learner if `retain` says so.
+    Voters {
+        add: BTreeSet<NodeId>,
+        remove: BTreeSet<NodeId>,
+        retain: bool,
+    },
+    RemoveLearner {
+        id: NodeId,
+    },
+    /// Ends a change that was interrupted: the newer of the two configurations alone is in force. Voters that are not part
+    /// of it stay on as learners, whatever the change had wanted.
+    Finish,
+}
+
+/// What a leader knows of its cluster.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct View {
+    pub leader: NodeId,
+    /// One set of voters, or two in a joint configuration.
+    pub voters: Vec<BTreeSet<NodeId>>,
+    pub learners: BTreeSet<NodeId>,
+    /// The latest configuration is committed.
+    pub is_committed: bool,
+    /// Index of the leader's last entry.
+    pub last_index: u64,
+    /// Up to where the other members' logs match, and how long ago they were heard.
+    pub members: BTreeMap<NodeId, Seen>,
+}
+
+/// What a leader knows of another member.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Seen {
+    pub matched: Option<u64>,
+    pub silent_for: Option<Duration>,
+}
+
+/// Bounds of the guards.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rules {
+    /// A member whose log lacks more entries is not in sync.
+    pub lag_entries_max: u64,
+    /// A member that was silent for longer is not healthy.
+    pub silence_max: Duration,
+    pub voters_max: usize,
+}
+
+/// The change is not made, for this reason.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Unmet(pub String);
+
+impl View {
+    /// The voters of a configuration that is not joint.
+    fn uniform(&self) -> Result<&BTreeSet<NodeId>, Unmet> {
+        match self.voters.as_slice() {
+            [voters] if self.is_committed => Ok(voters),
+            _ => Err(Unmet("a change is in progress: finish it first".to_owned())),
+        }
+    }
+
+    /// Why a member should not be counted on, if so.
+    fn ailing(&self, id: NodeId, rules: &Rules) -> Option<String> {
+        if id == self.leader {
+            return None;
+        }
+        let seen = self.members.get(&id).copied().unwrap_or_default();
+        let silent = seen.silent_for.is_none_or(|silent| silent > rules.silence_max);
+        let behind = self.last_index.saturating_sub(seen.matched.unwrap_or(0));
+        if silent {
+            Some(format!("node {id} was not heard for {:?}, {:?} are allowed", seen.silent_for, rules.silence_max))
+        } else if behind > rules.lag_entries_max {
+            Some(format!("node {id} lacks {behind} entries, {} are allowed", rules.lag_entries_max))
+        } else {
+            None
+        }
+    }
+
+    /// Says no unless a majority of these voters can be counted on.
+    fn quorum_is_kept(&self, voters: &BTreeSet<NodeId>, rules: &Rules) -> Result<(), Unmet> {
+        let ailing: Vec<String> = voters.iter().filter_map(|id| self.ailing(*id, rules)).collect();
+        if (voters.len() - ailing.len()) * 2 > voters.len() {
+            return Ok(());
+        }
+        Err(Unmet(format!("no quorum of {voters:?} would be left: {}", ailing.join("; "))))
+    }
+}
+
+/// Whether `change` may be proposed by a leader that sees its cluster so.
+pub fn check(change: &Change, view: &View, rules: &Rules) -> Result<(), Unmet> {
+    let unmet = |reason: String| Err(Unmet(reason));
+    match change {
+        Change::AddLearner { id, .. } => {
+            let voters = view.uniform()?;
+            if voters.contains(id) || view.learners.contains(id) {
+                return unmet(format!("node {id} is a member already"));
+            }
+            if *id > view.last_index {
+                return unmet(format!("{id} is not the index of any entry yet: allocate an id"));
+            }
+            Ok(())
+        }
+        Change::Voters { add, remove, .. } => {
+            let voters = view.uniform()?;
+            if let Some(stranger) = add.iter().find(|id| !view.learners.contains(id)) {
+                return unmet(format!("node {stranger} is no learner"));
+            }
+            if let Some(stranger) = remove.iter().find(|id| !voters.contains(id)) {
+                return unmet(format!("node {stranger} is no voter"));
+            }
+            if let Some(reason) = add.iter().find_map(|id| view.ailing(*id, rules)) {
+                return unmet(reason);
+            }
+            let after: BTreeSet<NodeId> = voters.union(add).filter(|id| !remove.contains(id)).copied().collect();
+            if after == *voters || after.is_empty() || after.len() > rules.voters_max {
+                return unmet(format!("{after:?} is no new set of 1 to {} voters", rules.voters_max));
+            }
+            view.quorum_is_kept(&after, rules)
+        }
+        Change::RemoveLearner { id } => {
+            view.uniform()?;
+            if view.learners.contains(id) { Ok(()) } else { unmet(format!("node {id} is no learner")) }
+        }
+        Change::Finish if view.voters.len() < 2 => unmet("no change is in progress".to_owned()),
+        Change::Finish if !view.is_committed => unmet("the joint configuration is not committed yet".to_owned()),
+        Change::Finish => Ok(()),
+    }
+}
+
+/// Whether leadership may go to `heir`.
+pub fn check_transfer(heir: NodeId, view: &View, rules: &Rules) -> Result<(), Unmet> {
+    if !view.voters.iter().all(|voters| voters.contains(&heir)) {
+        return Err(Unmet(format!("node {heir} is no voter")));
+    }
+    view.ailing(heir, rules).map_or(Ok(()), |reason| Err(Unmet(reason)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RULES: Rules = Rules { lag_entries_max: 10, silence_max: Duration::from_secs(1), voters_max: 5 };
+
+    fn set(ids: &[NodeId]) -> BTreeSet<NodeId> {
+        ids.iter().copied().collect()
+    }
+
+    /// Node 1 leads 2 and 3; 40 is a learner. All are in sync.
+    fn view() -> View {
+        let seen = Seen { matched: Some(100), silent_for: Some(Duration::from_millis(50)) };
+        View {
+            leader: 1,
+            voters: vec![set(&[1, 2, 3])],
+            learners: set(&[40]),
+            is_committed: true,
+            last_index: 100,
+            members: [2, 3, 40].map(|id| (id, seen)).into(),
+        }
+    }
+
+    fn refused(change: &Change, view: &View, why: &str) {
+        let unmet = check(change, view, &RULES).unwrap_err();
+        assert!(unmet.0.contains(why), "{unmet}");
+    }
+
+    fn voters(add: &[NodeId], remove: &[NodeId]) -> Change {
+        Change::Voters { add: set(add), remove: set(remove), retain: false }
+    }
+
+    #[test]
+    fn a_new_id_is_nobodys_and_not_of_the_future() {
+        let add = |id| Change::AddLearner { id, address: Address::default() };
+        assert_eq!(check(&add(90), &view(), &RULES), Ok(()));
+        refused(&add(40), &view(), "a member already");
+        refused(&add(101), &view(), "allocate an id");
+    }
+
+    #[test]
+    fn only_a_learner_in_sync_becomes_a_voter() {
+        assert_eq!(check(&voters(&[40], &[]), &view(), &RULES), Ok(()));
+        assert_eq!(check(&voters(&[40], &[3]), &view(), &RULES), Ok(()));
+        refused(&voters(&[41], &[]), &view(), "no learner");
+        let mut lagging = view();
+        lagging.members.insert(40, Seen { matched: Some(89), silent_for: Some(Duration::ZERO) });
+        refused(&voters(&[40], &[3]), &lagging, "lacks 11 entries");
+        lagging.members.insert(40, Seen { matched: Some(100), silent_for: None });
+        refused(&voters(&[40], &[3]), &lagging, "was not heard");
+    }
+
+    #[test]
+    fn a_quorum_is_kept() {
+        assert_eq!(check(&voters(&[], &[3]), &view(), &RULES), Ok(()));
+        let mut one_down = view();
+        one_down.members.insert(2, Seen { matched: Some(100), silent_for: Some(Duration::from_secs(9)) });
+        // The one that is down may go, a healthy one may not.
+        assert_eq!(check(&voters(&[], &[2]), &one_down, &RULES), Ok(()));
+        refused(&voters(&[], &[3]), &one_down, "no quorum");
+        refused(&voters(&[], &[1, 2, 3]), &view(), "no new set");
+        refused(&voters(&[], &[7]), &view(), "no voter");
+    }
+
+    #[test]
+    fn one_change_at_a_time_and_an_interrupted_one_is_finished() {
+        let mut joint = view();
+        joint.voters.push(set(&[1, 2, 40]));
+        refused(&voters(&[], &[3]), &joint, "in progress");
+        refused(&Change::RemoveLearner { id: 40 }, &joint, "in progress");
+        assert_eq!(check(&Change::Finish, &joint, &RULES), Ok(()));
+        joint.is_committed = false;
+        refused(&Change::Finish, &joint, "not committed");
+        refused(&Change::Finish, &view(), "no change");
+        let mut uncommitted = view();
+        uncommitted.is_committed = false;
+        refused(&Change::RemoveLearner { id: 40 }, &uncommitted, "in progress");
+    }
+
+    #[test]
+    fn leadership_goes_to_a_healthy_voter() {
+        assert_eq!(check_transfer(2, &view(), &RULES), Ok(()));
+        assert!(check_transfer(40, &view(), &RULES).is_err());
+        let mut lagging = view();
+        lagging.members.insert(2, Seen { matched: None, silent_for: Some(Duration::ZERO) });
+        assert!(check_transfer(2, &lagging, &RULES).is_err());
+    }
+}
