@@ -6,5 +6,10 @@ use harness::Subject;
 
 fn main() -> ExitCode {
     let subject = Subject::new(workloads::run, workloads::specs, workloads::bugs);
-    harness::main(Subject { check_plan: workloads::check_plan, knobs: workloads::config::knobs, ..subject })
+    harness::main(Subject {
+        check_plan: workloads::check_plan,
+        benches: workloads::bench::all,
+        knobs: workloads::config::knobs,
+        ..subject
+    })
 }

@@ -1,6 +1,7 @@
 //! The simulations that an executable offers.
 
 use sim_runtime::engine::Knob;
+use sim_runtime::engine::bench::Bench;
 use sim_runtime::engine::listing::{BugInfo, SpecInfo};
 use sim_runtime::isolate::{Limits, Run};
 
@@ -17,6 +18,8 @@ pub struct Subject {
     pub check_plan: fn(&serde_json::Value) -> Result<(), String>,
     /// Tunables of the system under test, with the defaults to which shrinking sets them.
     pub knobs: fn() -> &'static [Knob],
+    /// What `bench` offers besides the default spec.
+    pub benches: fn() -> Vec<Bench>,
     /// What one run may use.
     pub limits: Limits,
 }
@@ -24,7 +27,15 @@ pub struct Subject {
 impl Subject {
     /// With the usual limits, and taking any plan.
     pub fn new(run: Run, specs: fn() -> Vec<SpecInfo>, bugs: fn() -> Vec<BugInfo>) -> Subject {
-        Subject { run, specs, bugs, check_plan: |_| Ok(()), knobs: || &[], limits: Limits::default() }
+        Subject {
+            run,
+            specs,
+            bugs,
+            check_plan: |_| Ok(()),
+            benches: Vec::new,
+            knobs: || &[],
+            limits: Limits::default(),
+        }
     }
 
     /// # Errors

@@ -49,7 +49,7 @@ async fn serve() {
 /// Bytes of one line: nobody else's.
 fn line(client: u32, number: u32) -> Vec<u8> {
     let length = 1 + (client * 7919 + number * 104_729) % LINE_BYTES;
-    (0..length).map(|at| u8::try_from((at ^ client ^ number * 31) % 251).expect("below 256")).collect()
+    (0..length).map(|at| u8::try_from((at ^ client ^ (number * 31)) % 251).expect("below 256")).collect()
 }
 
 /// Sends one line and reads it back while it is being sent. Returns whether it came back; then it is the same.

@@ -25,8 +25,7 @@ fn slept(meanwhile: impl AsyncFnOnce(world::HostId)) -> (u64, u64) {
             world::sleep(Duration::from_secs(9)).await;
         })
         .unwrap();
-    let result = *result.lock().unwrap();
-    result
+    *result.lock().unwrap()
 }
 
 #[test]

@@ -65,7 +65,7 @@ fn transfer(world: &World, bytes: Vec<u8>, meanwhile: impl AsyncFnOnce(HostId, H
             meanwhile(from, to).await;
         })
         .unwrap();
-    let sent = sent.lock().unwrap().clone();
+    let sent = *sent.lock().unwrap();
     (read.lock().unwrap().clone(), ends.lock().unwrap().clone(), sent)
 }
 
@@ -146,7 +146,10 @@ fn reads_and_writes_are_sometimes_partial() {
     assert!(portions.iter().all(|count| *count > 0));
 }
 
-async fn connect_from(host: HostId, to: HostId, into: &Arc<Mutex<Vec<(u64, Option<StreamError>)>>>) {
+/// When each attempt ended, and how.
+type Connections = Arc<Mutex<Vec<(u64, Option<StreamError>)>>>;
+
+async fn connect_from(host: HostId, to: HostId, into: &Connections) {
     let into = into.clone();
     let began = world::now_ns();
     world::boot(host, move || async move {
@@ -169,7 +172,7 @@ fn nobody_there_is_refused_and_silence_times_out() {
             // Without power: silence.
             connect_from(from, to, &seen).await;
             // Up, but nobody listens.
-            world::boot(to, || std::future::pending::<()>());
+            world::boot(to, std::future::pending::<()>);
             connect_from(from, to, &seen).await;
             // Listening, but cut off: silence again.
             world::kill(to, Cause::Crash);
@@ -209,7 +212,7 @@ fn a_crash_resets_and_a_loss_of_power_is_silent_until_somebody_asks() {
         world::sleep(5 * MS).await;
         world::kill(to, Cause::PowerLoss);
         world::sleep(300 * MS).await;
-        world::boot(to, || std::future::pending::<()>());
+        world::boot(to, std::future::pending::<()>);
         world::sleep(5_000 * MS).await;
     });
     assert_eq!(sent, Err(StreamError::Reset));

@@ -114,7 +114,7 @@ fn alter_request(bytes: Vec<u8>, tells: impl Fn(&'static str) -> bool) -> Tamper
         *term += 1;
     }
     if let Request::Append(append) = &mut request
-        && append.entries.len() > 0
+        && !append.entries.is_empty()
         && tells(CLEAR_ENTRIES)
     {
         append.entries = Entries::default();

@@ -7,7 +7,7 @@
 //! - [`membership`]: an operator who replaces lost machines; [`machines`]: which Raft node each machine is
 //! - [`event`]: what the oracles see; [`metrics`]: openraft's view, reduced to what is judged
 //! - [`scenario`]: scenarios of the corpus as tests
-//! - [`bench`]: fixed amounts of work, to be timed
+//! - [`mod@bench`]: fixed amounts of work, to be timed
 //! - [`mod@specs`]: the specs by name, and one run of one of them
 pub mod bench;
 pub mod byzantine;

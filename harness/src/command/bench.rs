@@ -6,10 +6,10 @@
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
+use sim_runtime::engine::bench::Bench;
 use sim_runtime::engine::record::RunRequest;
 use sim_runtime::engine::report::SCHEMA;
 use sim_runtime::isolate::{Runner, in_process, peak_memory_kib, thread_cpu_time};
-use workloads::bench::{self, Bench};
 
 use crate::arguments::BenchArguments;
 use crate::tally::to_f64;
@@ -53,7 +53,7 @@ pub struct BenchReport {
 }
 
 pub(super) fn execute(subject: &Subject, arguments: &BenchArguments) -> Result<Exit, UsageError> {
-    let benches = bench::all();
+    let benches = (subject.benches)();
     let bench = benches.iter().find(|bench| bench.name == arguments.bench);
     if bench.is_none() && arguments.bench != DEFAULT {
         let names: Vec<&str> = benches.iter().map(|bench| bench.name).chain([DEFAULT]).collect();

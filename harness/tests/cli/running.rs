@@ -55,6 +55,7 @@ fn flags_alone_mean_run() {
         "sim_time_ns",
         "wall_time_ms",
         "cpu_time_ms",
+        "memory_peak_kib",
         "ops",
         "faults",
         "assertions",

@@ -23,7 +23,7 @@ pub fn subject() -> Subject {
         wall: Duration::from_secs(4),
         ..Limits::default()
     };
-    Subject { limits, check_plan, ..Subject::new(run, specs, bugs) }
+    Subject { limits, check_plan, benches: crate::benching::benches, ..Subject::new(run, specs, bugs) }
 }
 
 /// Name, what it does, properties expected of a calibration.

@@ -10,6 +10,7 @@
 //! - [`oracle`]: judges of a run; [`run`]: where servers and clients leave what they did
 //! - [`mod@shrink`]: from a failing plan to a small one
 //! - [`record`], [`report`]: what a run hands back; [`listing`]: what can be run, by name
+pub mod bench;
 pub mod coverage;
 pub mod disk_faults;
 pub mod faults;

@@ -143,7 +143,7 @@ impl<E: Clone + 'static> Nemesis<E> {
         let nemesis = Rc::clone(self);
         let mut visits_left = nth;
         self.coverage.arm(site, move |at_ns, who| {
-            let aim = fault.target().and_then(|target| nemesis.fleet.resolve(&target));
+            let aim = fault.target().and_then(|target| nemesis.fleet.resolve(target));
             let Some(index) = aim.filter(|index| nemesis.fleet.hosts[*index] == who.host) else {
                 return false;
             };

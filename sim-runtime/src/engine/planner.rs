@@ -195,7 +195,7 @@ impl Planner<'_> {
             }
             for nth in 0..within(&mut draws, family.count) {
                 // What ends the run's usefulness leaves time to ask what came of it.
-                let until_ns = if name == "store-lost-beyond" { duration_ns / 3 * 2 } else { duration_ns };
+                let until_ns = if name == "store-lost-beyond" { duration_ns / 2 } else { duration_ns };
                 let at = FAULTS_BEGIN_NS + draws.below(until_ns.saturating_sub(FAULTS_BEGIN_NS).max(1));
                 let mut planned = self.fault(name, family, servers, (at, nth), &mut draws);
                 if let Some(role) = family.first.as_ref().filter(|_| nth == 0) {

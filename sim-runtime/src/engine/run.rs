@@ -147,9 +147,10 @@ impl<E: Clone + 'static> Run<E> {
         total
     }
 
-    /// Operations begun at this time or later.
+    /// Operations under way after this time: begun then, or not answered by then and so asked again.
     pub fn asked_since(&self, at_ns: Nanos) -> u64 {
-        self.ops.borrow().iter().filter(|op| op.begun_ns >= at_ns).count() as u64
+        let under_way = |op: &&Op| op.begun_ns >= at_ns || op.end.is_none_or(|(ended_ns, ..)| ended_ns > at_ns);
+        self.ops.borrow().iter().filter(under_way).count() as u64
     }
 
     /// Acknowledged operations of one kind.

@@ -129,7 +129,7 @@ pub struct FamilySpec {
     #[serde(default)]
     pub for_ms: Range,
     /// Strength, in the unit of the family: ppm of loss, us of latency, bytes left on a full disk, damaged sectors, ms of
-    /// an image's age, ppm of lies; see [`faults`](super::faults) for others.
+    /// an image's age, ppm of lies; see [`faults`] for others.
     #[serde(default)]
     pub strength: Range,
     /// The role that the first fault hits, at a time: so that every run with this family has such a fault.

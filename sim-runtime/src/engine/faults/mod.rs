@@ -3,7 +3,7 @@
 //! - [`process`]: what happens to processes; [`clock`]: to their clocks; [`link`]: to the messages between them
 //! - [`system`]: faults that only the system under test can carry out
 //!
-//! The nemesis carries them out. Targets are roles, as in [`Fault`](super::plan::Fault).
+//! The nemesis carries them out. Targets are roles, as in [`Fault`].
 pub mod clock;
 pub mod link;
 pub mod process;

@@ -292,6 +292,7 @@ mod tests {
         let joint = |run: &mut Run| {
             for node in [1, 2, 3] {
                 run.metrics(node, |metrics| {
+                    metrics.membership.log_id = Some(id(1, 1));
                     metrics.membership.voters = vec![[1, 2, 3].into(), [3].into()];
                 });
             }
