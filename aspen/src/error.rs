@@ -149,6 +149,9 @@ pub struct ClientError {
 impl ClientError {
     pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
         let hint = match code.retry() {
+            _ if code == ErrorCode::PreconditionFailed => {
+                "look at the membership, and ask again once the message's reason is gone"
+            }
             Retry::Never => "the same request will fail again",
             Retry::Elsewhere => "try again, at another node",
             Retry::Later => "try again later",
