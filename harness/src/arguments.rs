@@ -120,6 +120,16 @@ pub struct ReplayArguments {
     /// same plan meets other luck
     #[arg(long, value_name = "N", default_value_t = NonZeroUsize::MIN)]
     pub tries: NonZeroUsize,
+    /// Stop at this virtual time, for instance 12.5s or 800ms, and print the state of every node there
+    #[arg(long, value_name = "T", value_parser = virtual_ns, conflicts_with_all = ["until_event", "tries"])]
+    pub until: Option<u64>,
+    /// Stop after this event, as numbered in the trace, and print the state of every node there
+    #[arg(long, value_name = "N", conflicts_with = "tries")]
+    pub until_event: Option<u64>,
+    /// Print what the nodes themselves log, with virtual time and node, to stderr: a level such as `debug`, or
+    /// `target=level` with commas between
+    #[arg(long, value_name = "LEVEL", value_parser = log_filter)]
+    pub log: Option<String>,
     /// Print one JSON object to stdout and everything else to stderr
     #[arg(long)]
     pub json: bool,
@@ -305,9 +315,57 @@ fn fraction(text: &str) -> Result<f64, String> {
     if (0.0..=1.0).contains(&value) { Ok(value) } else { Err("must be from 0 to 1".to_owned()) }
 }
 
+/// Virtual time in ns, from a decimal number and a unit.
+fn virtual_ns(text: &str) -> Result<u64, String> {
+    let wrong = || "a number and a unit are needed, for instance 12.5s, 800ms or 2m".to_owned();
+    let digits = text.find(|character: char| !character.is_ascii_digit() && character != '.').ok_or_else(wrong)?;
+    let (number, unit) = text.split_at(digits);
+    let unit_ns: u64 = match unit {
+        "ns" => 1,
+        "us" => 1_000,
+        "ms" => 1_000_000,
+        "s" => 1_000_000_000,
+        "m" => 60_000_000_000,
+        _ => return Err(wrong()),
+    };
+    let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
+    let whole: u64 = whole.parse().map_err(|_| wrong())?;
+    if fraction.len() > FRACTION_DIGITS_MAX || fraction.contains('.') {
+        return Err(wrong());
+    }
+    let part: u64 = if fraction.is_empty() { 0 } else { fraction.parse().map_err(|_| wrong())? };
+    let scale = (0..fraction.len()).fold(1, |scale, _| scale * 10);
+    let ns =
+        whole.checked_mul(unit_ns).zip(part.checked_mul(unit_ns)).and_then(|(ns, part)| ns.checked_add(part / scale));
+    ns.ok_or_else(wrong)
+}
+
+/// Decimal places of a virtual time; of a second the last is a nanosecond.
+const FRACTION_DIGITS_MAX: usize = 9;
+
+fn log_filter(text: &str) -> Result<String, String> {
+    sim_runtime::engine::log::check(text).map(|()| text.to_owned())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn virtual_times_are_exact() {
+        for (text, ns) in [
+            ("12.5s", 12_500_000_000),
+            ("800ms", 800_000_000),
+            ("2m", 120_000_000_000),
+            ("0.000000001s", 1),
+            ("7ns", 7),
+        ] {
+            assert_eq!(virtual_ns(text), Ok(ns), "{text}");
+        }
+        for text in ["12.5", "s", "1.5.5s", "-1s", "1h", "99999999999999s", "1.0000000000s"] {
+            assert!(virtual_ns(text).is_err(), "{text}");
+        }
+    }
 
     fn asked(line: &str) -> Result<Command, Stop> {
         parse(line.split(' ').map(OsString::from))

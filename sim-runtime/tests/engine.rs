@@ -1,6 +1,6 @@
 //! The engine, tested with a system that is not Raft: the lock service of the examples.
 
-use sim_runtime::engine::record::{RunRecord, RunRequest};
+use sim_runtime::engine::record::{RunRecord, RunRequest, StopAt};
 use sim_runtime::engine::report::Verdict;
 use sim_runtime::engine::{Plan, Simulation, Spec, Until};
 use sim_runtime::isolate::in_process;
@@ -125,4 +125,36 @@ fn damage_keeps_to_what_the_system_can_lose() {
     assert_eq!(counts(1, "store-lost"), 0, "the only server may not be lost");
     assert_eq!(counts(2, "store-lost"), 0, "nor one of two");
     assert_eq!(counts(5, "store-lost"), 2, "five bear the loss of two");
+}
+
+#[test]
+fn a_run_that_is_stopped_is_the_beginning_of_the_whole_one() {
+    let simulation = lock::simulation(true);
+    let until = |stop_at: StopAt| {
+        let request = RunRequest { seed: 7, stop_at: Some(stop_at), ..RunRequest::default() };
+        in_process(|| simulation.run(&request))
+    };
+    let whole = run(&simulation, 7, None);
+    let end_ns = whole.report.sim_time_ns.expect("the run lived");
+
+    let half = until(StopAt::Ns(end_ns / 2));
+    let look = half.look.expect("it was asked for");
+    assert!(look.early && look.at_ns <= end_ns / 2 && half.report.verdict == Verdict::Inconclusive);
+    assert!(!half.checkpoints.is_empty());
+    // The last may count the end of the hosts.
+    let common = whole.checkpoints.iter().zip(&half.checkpoints).filter(|(one, _)| one.events <= look.events);
+    for (one, other) in common {
+        assert_eq!(one, other);
+    }
+    let servers = look.nodes.len();
+    assert_eq!(u32::try_from(servers), Ok(simulation.plan(7).servers));
+    assert!(look.nodes.iter().any(|node| !node.files.is_empty()), "{:?}", look.nodes);
+
+    let after = until(StopAt::Events(look.events)).look.expect("it was asked for");
+    assert_eq!((after.at_ns, after.events, &after.nodes), (look.at_ns, look.events, &look.nodes));
+
+    // Nothing is left of having looked.
+    let beyond = until(StopAt::Ns(u64::MAX));
+    assert!(!beyond.look.expect("it was asked for").early);
+    assert_eq!((beyond.report.verdict, beyond.report.digest), (whole.report.verdict, whole.report.digest));
 }

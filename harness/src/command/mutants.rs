@@ -52,7 +52,7 @@ pub(super) fn execute(subject: &Subject, arguments: &MutantsArguments) -> Result
 
 fn hunt(pool: &Pool, bug: &BugInfo, seeds_max: u64) -> Hunt {
     let request =
-        |seed| RunRequest { seed, spec: bug.spec.clone(), bug: Some(bug.name.clone()), plan: None, window: None };
+        |seed| RunRequest { seed, spec: bug.spec.clone(), bug: Some(bug.name.clone()), ..RunRequest::default() };
     let mut progress = Progress::new(Some(seeds_max));
     let (mut seeds, mut cpu_us, mut property) = (0, 0, None);
     pool.each(

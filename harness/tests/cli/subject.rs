@@ -115,6 +115,8 @@ fn run(request: &RunRequest) -> RunRecord {
         checkpoints: trace.checkpoints,
         events,
         history: Vec::new(),
+        look: None,
+        log: Vec::new(),
     }
 }
 
