@@ -8,6 +8,9 @@ use std::time::Duration;
 use clap::error::ErrorKind;
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 
+use sim_runtime::engine::record::BUGGIFY;
+use sim_runtime::engine::spec;
+
 use crate::UsageError;
 
 /// Simulate a cluster from a seed, and judge it.
@@ -157,9 +160,18 @@ pub struct MutantsArguments {
     /// Look for this bug only
     #[arg(long, value_name = "B")]
     pub bug: Option<String>,
-    /// Seeds to try per bug, from seed 0
+    /// Seeds to try per bug and start
     #[arg(long, value_name = "N", default_value_t = 200)]
     pub max_seeds: u64,
+    /// Look so often, each time from another seed: 0, then past the seeds of the look before; the median counts
+    #[arg(long, value_name = "K", default_value_t = NonZeroUsize::MIN)]
+    pub starts: NonZeroUsize,
+    /// Without the oracle of this property, and ignoring the property whoever reports it; repeatable
+    #[arg(long, value_name = "ORACLE")]
+    pub without: Vec<String>,
+    /// Without this fault family, or without the fault points inside the product (`buggify`); repeatable
+    #[arg(long, value_name = "FAMILY", value_parser = family)]
+    pub ablate: Vec<String>,
     /// Runs at a time [default: one per core]
     #[arg(long, value_name = "J")]
     pub jobs: Option<NonZeroUsize>,
@@ -313,6 +325,13 @@ fn one_line(error: &clap::Error) -> UsageError {
 fn fraction(text: &str) -> Result<f64, String> {
     let value: f64 = text.parse().map_err(|_| "not a number".to_owned())?;
     if (0.0..=1.0).contains(&value) { Ok(value) } else { Err("must be from 0 to 1".to_owned()) }
+}
+
+fn family(text: &str) -> Result<String, String> {
+    let known: Vec<&str> = spec::families().chain([BUGGIFY]).collect();
+    // Families of a system's own are not known here.
+    let is_one = known.contains(&text) || text.contains('/');
+    if is_one { Ok(text.to_owned()) } else { Err(format!("there are: {}", known.join(", "))) }
 }
 
 /// Virtual time in ns, from a decimal number and a unit.

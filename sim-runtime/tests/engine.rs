@@ -158,3 +158,25 @@ fn a_run_that_is_stopped_is_the_beginning_of_the_whole_one() {
     assert!(!beyond.look.expect("it was asked for").early);
     assert_eq!((beyond.report.verdict, beyond.report.digest), (whole.report.verdict, whole.report.digest));
 }
+
+#[test]
+fn an_oracle_and_a_fault_family_can_be_left_out() {
+    let broken = lock::simulation(false);
+    let run = |request: &RunRequest| in_process(|| broken.run(request));
+    let failing = broken.sweep(0, Until::Seeds(30)).failed.first().map(|record| record.report.seed);
+    let seed = failing.expect("30 seeds suffice");
+    let blind = run(&RunRequest { seed, without: vec!["mutual-exclusion".to_owned()], ..RunRequest::default() });
+    assert!(blind.report.violations.is_empty(), "{:?}", blind.report.violations);
+
+    let families = |ablate: &[&str]| {
+        let ablate: Vec<String> = ablate.iter().map(|family| (*family).to_owned()).collect();
+        let plan = run(&RunRequest { seed, ablate, ..RunRequest::default() }).plan;
+        let plan: Plan = serde_json::from_value(plan).expect("a plan");
+        plan.faults.iter().map(|planned| planned.fault.family().to_owned()).collect::<Vec<_>>()
+    };
+    let all = families(&[]);
+    let left_out = all.first().expect("the seed fails because of a fault");
+    let rest: Vec<_> = all.iter().filter(|family| *family != left_out).cloned().collect();
+    // The others are what they were.
+    assert_eq!(families(&[left_out]), rest);
+}

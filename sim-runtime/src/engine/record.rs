@@ -28,7 +28,17 @@ pub struct RunRequest {
     /// [`tracing_subscriber::filter::Targets`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub log: Option<String>,
+    /// Properties whose oracles do not look: to learn what the others find.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub without: Vec<String>,
+    /// Fault families of the spec that do not happen, or [`BUGGIFY`]: to learn what they contribute. Of no effect on a plan
+    /// that is given.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ablate: Vec<String>,
 }
+
+/// The fault points inside the system, as a family of [`RunRequest::ablate`].
+pub const BUGGIFY: &str = "buggify";
 
 /// A place in a run, before its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -15,7 +15,7 @@ use super::log;
 use super::nemesis::Nemesis;
 use super::plan::{PLAN_VERSION, Plan};
 use super::planner::{SystemFacts, generate};
-use super::record::{Look, RunRecord, RunRequest, StopAt};
+use super::record::{BUGGIFY, Look, RunRecord, RunRequest, StopAt};
 use super::report::{FaultCount, Metrics, PowerLossReport, RunReport, SCHEMA, Verdict};
 use super::run::{self, Run};
 use super::spec::Spec;
@@ -51,16 +51,23 @@ impl<E: Clone + 'static> Simulation<E> {
 
     /// What `seed` stands for.
     pub fn plan(&self, seed: u64) -> Plan {
-        self.plan_for(&*(self.system)(), seed)
+        self.plan_for(&*(self.system)(), seed, &[])
     }
 
-    fn plan_for(&self, system: &dyn System<Event = E>, seed: u64) -> Plan {
+    fn plan_for(&self, system: &dyn System<Event = E>, seed: u64, ablate: &[String]) -> Plan {
         let facts = SystemFacts {
             roles: &|servers| system.roles(servers),
             knobs: system.knobs(),
             site_prefixes: system.site_prefixes(),
         };
-        generate(&self.spec, seed, &facts, &self.workloads)
+        let mut spec = self.spec.clone();
+        // Each family draws by itself, so the others stay as they are.
+        spec.faults.retain(|family, _| !ablate.contains(family));
+        let mut plan = generate(&spec, seed, &facts, &self.workloads);
+        if ablate.iter().any(|family| family == BUGGIFY) {
+            plan.buggify.live.clear();
+        }
+        plan
     }
 
     /// Runs one request on this thread. The process should run nothing else: see `isolate`.
@@ -72,7 +79,7 @@ impl<E: Clone + 'static> Simulation<E> {
             Some(json) => {
                 serde_json::from_value(json.clone()).expect("the plan was checked when the artifact was read")
             }
-            None => self.plan_for(&*system, request.seed),
+            None => self.plan_for(&*system, request.seed, &request.ablate),
         };
         assert_eq!(plan.version, PLAN_VERSION, "the plan was checked when the artifact was read");
         // A plan from before a tunable existed.
@@ -214,7 +221,7 @@ impl<E: Clone + 'static> Parts<E> {
     fn new(plan: &Rc<Plan>, system: Rc<dyn System<Event = E>>, request: &RunRequest) -> Parts<E> {
         let world = World::new(world_config(plan, request));
         let coverage = Coverage::new(&plan.buggify);
-        let run = Run::new(system);
+        let run = Run::new(system, &request.without);
         let violated = Rc::downgrade(&run);
         coverage.on_violation(move |site, at_ns, who, details| {
             if let Some(run) = violated.upgrade() {
