@@ -8,6 +8,9 @@ use std::time::Duration;
 use clap::error::ErrorKind;
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 
+use sim_runtime::engine::record::BUGGIFY;
+use sim_runtime::engine::spec;
+
 use crate::UsageError;
 
 /// Simulate a cluster from a seed, and judge it.
@@ -120,6 +123,16 @@ pub struct ReplayArguments {
     /// same plan meets other luck
     #[arg(long, value_name = "N", default_value_t = NonZeroUsize::MIN)]
     pub tries: NonZeroUsize,
+    /// Stop at this virtual time, for instance 12.5s or 800ms, and print the state of every node there
+    #[arg(long, value_name = "T", value_parser = virtual_ns, conflicts_with_all = ["until_event", "tries"])]
+    pub until: Option<u64>,
+    /// Stop after this event, as numbered in the trace, and print the state of every node there
+    #[arg(long, value_name = "N", conflicts_with = "tries")]
+    pub until_event: Option<u64>,
+    /// Print what the nodes themselves log, with virtual time and node, to stderr: a level such as `debug`, or
+    /// `target=level` with commas between
+    #[arg(long, value_name = "LEVEL", value_parser = log_filter)]
+    pub log: Option<String>,
     /// Print one JSON object to stdout and everything else to stderr
     #[arg(long)]
     pub json: bool,
@@ -147,9 +160,18 @@ pub struct MutantsArguments {
     /// Look for this bug only
     #[arg(long, value_name = "B")]
     pub bug: Option<String>,
-    /// Seeds to try per bug, from seed 0
+    /// Seeds to try per bug and start
     #[arg(long, value_name = "N", default_value_t = 200)]
     pub max_seeds: u64,
+    /// Look so often, each time from another seed: 0, then past the seeds of the look before; the median counts
+    #[arg(long, value_name = "K", default_value_t = NonZeroUsize::MIN)]
+    pub starts: NonZeroUsize,
+    /// Without the oracle of this property, and ignoring the property whoever reports it; repeatable
+    #[arg(long, value_name = "ORACLE")]
+    pub without: Vec<String>,
+    /// Without this fault family, or without the fault points inside the product (`buggify`); repeatable
+    #[arg(long, value_name = "FAMILY", value_parser = family)]
+    pub ablate: Vec<String>,
     /// Runs at a time [default: one per core]
     #[arg(long, value_name = "J")]
     pub jobs: Option<NonZeroUsize>,
@@ -305,9 +327,64 @@ fn fraction(text: &str) -> Result<f64, String> {
     if (0.0..=1.0).contains(&value) { Ok(value) } else { Err("must be from 0 to 1".to_owned()) }
 }
 
+fn family(text: &str) -> Result<String, String> {
+    let known: Vec<&str> = spec::families().chain([BUGGIFY]).collect();
+    // Families of a system's own are not known here.
+    let is_one = known.contains(&text) || text.contains('/');
+    if is_one { Ok(text.to_owned()) } else { Err(format!("there are: {}", known.join(", "))) }
+}
+
+/// Virtual time in ns, from a decimal number and a unit.
+fn virtual_ns(text: &str) -> Result<u64, String> {
+    let wrong = || "a number and a unit are needed, for instance 12.5s, 800ms or 2m".to_owned();
+    let digits = text.find(|character: char| !character.is_ascii_digit() && character != '.').ok_or_else(wrong)?;
+    let (number, unit) = text.split_at(digits);
+    let unit_ns: u64 = match unit {
+        "ns" => 1,
+        "us" => 1_000,
+        "ms" => 1_000_000,
+        "s" => 1_000_000_000,
+        "m" => 60_000_000_000,
+        _ => return Err(wrong()),
+    };
+    let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
+    let whole: u64 = whole.parse().map_err(|_| wrong())?;
+    if fraction.len() > FRACTION_DIGITS_MAX || fraction.contains('.') {
+        return Err(wrong());
+    }
+    let part: u64 = if fraction.is_empty() { 0 } else { fraction.parse().map_err(|_| wrong())? };
+    let scale = (0..fraction.len()).fold(1, |scale, _| scale * 10);
+    let ns =
+        whole.checked_mul(unit_ns).zip(part.checked_mul(unit_ns)).and_then(|(ns, part)| ns.checked_add(part / scale));
+    ns.ok_or_else(wrong)
+}
+
+/// Decimal places of a virtual time; of a second the last is a nanosecond.
+const FRACTION_DIGITS_MAX: usize = 9;
+
+fn log_filter(text: &str) -> Result<String, String> {
+    sim_runtime::engine::log::check(text).map(|()| text.to_owned())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn virtual_times_are_exact() {
+        for (text, ns) in [
+            ("12.5s", 12_500_000_000),
+            ("800ms", 800_000_000),
+            ("2m", 120_000_000_000),
+            ("0.000000001s", 1),
+            ("7ns", 7),
+        ] {
+            assert_eq!(virtual_ns(text), Ok(ns), "{text}");
+        }
+        for text in ["12.5", "s", "1.5.5s", "-1s", "1h", "99999999999999s", "1.0000000000s"] {
+            assert!(virtual_ns(text).is_err(), "{text}");
+        }
+    }
 
     fn asked(line: &str) -> Result<Command, Stop> {
         parse(line.split(' ').map(OsString::from))

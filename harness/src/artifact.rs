@@ -45,13 +45,14 @@ impl Artifact {
     /// When the executable cannot be read.
     pub fn new(request: &RunRequest, record: &RunRecord, stderr: &str) -> Result<Artifact, UsageError> {
         let mut record = record.clone();
+        (record.look, record.log) = (None, Vec::new());
         let plan = Some(record.plan.take()).filter(|plan| !plan.is_null()).or_else(|| request.plan.clone());
         Ok(Artifact {
             format: FORMAT.to_owned(),
             version: VERSION,
             build: build()?,
             plan_hash: hash_of(plan.as_ref()),
-            request: RunRequest { plan, window: None, ..request.clone() },
+            request: RunRequest { plan, window: None, stop_at: None, log: None, ..request.clone() },
             record,
             stderr: stderr.to_owned(),
             why: None,

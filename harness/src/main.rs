@@ -10,6 +10,7 @@ fn main() -> ExitCode {
         check_plan: workloads::check_plan,
         benches: workloads::bench::all,
         knobs: workloads::config::knobs,
+        properties: workloads::oracles::properties,
         ..subject
     })
 }

@@ -20,6 +20,8 @@ pub struct Subject {
     pub knobs: fn() -> &'static [Knob],
     /// What `bench` offers besides the default spec.
     pub benches: fn() -> Vec<Bench>,
+    /// The properties that oracles of its own judge, to be told from misspelt ones; empty when any name will do.
+    pub properties: fn() -> Vec<String>,
     /// What one run may use.
     pub limits: Limits,
 }
@@ -34,6 +36,7 @@ impl Subject {
             check_plan: |_| Ok(()),
             benches: Vec::new,
             knobs: || &[],
+            properties: Vec::new,
             limits: Limits::default(),
         }
     }
@@ -48,9 +51,23 @@ impl Subject {
     }
 
     /// # Errors
+    /// When nobody judges this property; the error names those that are judged.
+    pub fn property(&self, name: &str) -> Result<(), UsageError> {
+        let known = (self.properties)();
+        let is_known = known.is_empty() || known.iter().any(|property| property == name);
+        if is_known || OTHER_PROPERTIES.contains(&name) || name.starts_with("always:") {
+            return Ok(());
+        }
+        Err(UsageError::new(format!("unknown oracle `{name}`; there are: {}", known.join(", "))))
+    }
+
+    /// # Errors
     /// When there is no such planted bug; the error says where to find their names.
     pub fn bug(&self, name: &str) -> Result<BugInfo, UsageError> {
         let unknown = || UsageError::new(format!("unknown bug `{name}`; `list bugs` prints those that are planted"));
         (self.bugs)().into_iter().find(|bug| bug.name == name).ok_or_else(unknown)
     }
 }
+
+/// What is violated without an oracle, besides the assertions.
+const OTHER_PROPERTIES: [&str; 6] = ["panic", "process", "deadlock", "livelock", "budget", "determinism"];

@@ -35,7 +35,7 @@ fn main() -> ExitCode {
 }
 
 fn request(seed: u64) -> RunRequest {
-    RunRequest { seed, spec: "default".to_owned(), bug: None, plan: None, window: None }
+    RunRequest { seed, spec: "default".to_owned(), ..RunRequest::default() }
 }
 
 fn in_one_zygote(seeds: impl Iterator<Item = u64>) -> Digests {

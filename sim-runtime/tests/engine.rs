@@ -1,6 +1,6 @@
 //! The engine, tested with a system that is not Raft: the lock service of the examples.
 
-use sim_runtime::engine::record::{RunRecord, RunRequest};
+use sim_runtime::engine::record::{RunRecord, RunRequest, StopAt};
 use sim_runtime::engine::report::Verdict;
 use sim_runtime::engine::{Plan, Simulation, Spec, Until};
 use sim_runtime::isolate::in_process;
@@ -125,4 +125,58 @@ fn damage_keeps_to_what_the_system_can_lose() {
     assert_eq!(counts(1, "store-lost"), 0, "the only server may not be lost");
     assert_eq!(counts(2, "store-lost"), 0, "nor one of two");
     assert_eq!(counts(5, "store-lost"), 2, "five bear the loss of two");
+}
+
+#[test]
+fn a_run_that_is_stopped_is_the_beginning_of_the_whole_one() {
+    let simulation = lock::simulation(true);
+    let until = |stop_at: StopAt| {
+        let request = RunRequest { seed: 7, stop_at: Some(stop_at), ..RunRequest::default() };
+        in_process(|| simulation.run(&request))
+    };
+    let whole = run(&simulation, 7, None);
+    let end_ns = whole.report.sim_time_ns.expect("the run lived");
+
+    let half = until(StopAt::Ns(end_ns / 2));
+    let look = half.look.expect("it was asked for");
+    assert!(look.early && look.at_ns <= end_ns / 2 && half.report.verdict == Verdict::Inconclusive);
+    assert!(!half.checkpoints.is_empty());
+    // The last may count the end of the hosts.
+    let common = whole.checkpoints.iter().zip(&half.checkpoints).filter(|(one, _)| one.events <= look.events);
+    for (one, other) in common {
+        assert_eq!(one, other);
+    }
+    let servers = look.nodes.len();
+    assert_eq!(u32::try_from(servers), Ok(simulation.plan(7).servers));
+    assert!(look.nodes.iter().any(|node| !node.files.is_empty()), "{:?}", look.nodes);
+
+    let after = until(StopAt::Events(look.events)).look.expect("it was asked for");
+    assert_eq!((after.at_ns, after.events, &after.nodes), (look.at_ns, look.events, &look.nodes));
+
+    // Nothing is left of having looked.
+    let beyond = until(StopAt::Ns(u64::MAX));
+    assert!(!beyond.look.expect("it was asked for").early);
+    assert_eq!((beyond.report.verdict, beyond.report.digest), (whole.report.verdict, whole.report.digest));
+}
+
+#[test]
+fn an_oracle_and_a_fault_family_can_be_left_out() {
+    let broken = lock::simulation(false);
+    let run = |request: &RunRequest| in_process(|| broken.run(request));
+    let failing = broken.sweep(0, Until::Seeds(30)).failed.first().map(|record| record.report.seed);
+    let seed = failing.expect("30 seeds suffice");
+    let blind = run(&RunRequest { seed, without: vec!["mutual-exclusion".to_owned()], ..RunRequest::default() });
+    assert!(blind.report.violations.is_empty(), "{:?}", blind.report.violations);
+
+    let families = |ablate: &[&str]| {
+        let ablate: Vec<String> = ablate.iter().map(|family| (*family).to_owned()).collect();
+        let plan = run(&RunRequest { seed, ablate, ..RunRequest::default() }).plan;
+        let plan: Plan = serde_json::from_value(plan).expect("a plan");
+        plan.faults.iter().map(|planned| planned.fault.family().to_owned()).collect::<Vec<_>>()
+    };
+    let all = families(&[]);
+    let left_out = all.first().expect("the seed fails because of a fault");
+    let rest: Vec<_> = all.iter().filter(|family| *family != left_out).cloned().collect();
+    // The others are what they were.
+    assert_eq!(families(&[left_out]), rest);
 }

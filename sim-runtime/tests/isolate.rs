@@ -321,6 +321,8 @@ fn subject(request: &RunRequest) -> RunRecord {
         checkpoints: Vec::new(),
         events: Vec::new(),
         history: Vec::new(),
+        look: None,
+        log: Vec::new(),
     }
 }
 

@@ -26,7 +26,7 @@ use crate::env::SimEnv;
 use crate::event::{Down, Event, ImageReason, NodeMetrics, Role};
 use crate::image;
 use crate::machines;
-use crate::metrics::node_metrics;
+use crate::metrics::{described, node_metrics};
 use crate::oracles;
 use crate::transport;
 
@@ -220,6 +220,15 @@ impl System for AspenCluster {
             let changes = terms.windows(2).filter(|pair| pair[0] != pair[1]).count();
             metrics.leader_changes = u64::try_from(changes).unwrap_or(u64::MAX);
         });
+    }
+
+    fn inspect(&self, server: u32) -> BTreeMap<String, serde_json::Value> {
+        let seen = VIEW.with_borrow(|view| view.nodes.get(&server).map(|seen| seen.metrics.clone()));
+        let told = |(name, value): (&str, serde_json::Value)| (name.to_owned(), value);
+        match (seen, machines::node_on(server)) {
+            (Some(metrics), _) => described(&metrics).map(told).into(),
+            (None, node) => node.map(|node| told(("node", node.into()))).into_iter().collect(),
+        }
     }
 
     fn history(&self, event: &Event) -> Option<serde_json::Value> {

@@ -1,7 +1,8 @@
 //! openraft's metrics, reduced to what is judged.
 
-use aspen::types::{StoredMembership, TypeConfig};
+use aspen::types::{LogId, StoredMembership, TypeConfig};
 use openraft::{RaftMetrics, ServerState};
+use serde_json::{Value, json};
 
 use crate::env::SimEnv;
 use crate::event::{MembershipView, NodeMetrics, Role};
@@ -28,6 +29,31 @@ pub fn node_metrics(node: u64, metrics: &RaftMetrics<TypeConfig<SimEnv>>) -> Nod
         membership: view(&metrics.membership_config),
         committed_membership: view(&metrics.committed_membership_config),
     }
+}
+
+/// The same for people. Ids of log entries are `term-leader.index`, as openraft prints them.
+pub fn described(metrics: &NodeMetrics) -> [(&'static str, Value); 10] {
+    let id = |id: Option<LogId>| id.map_or(Value::Null, |id| id.to_string().into());
+    let first = metrics.purged.map_or(0, |id| id.index + 1);
+    [
+        ("node", metrics.node.into()),
+        ("role", format!("{:?}", metrics.role).into()),
+        ("term", metrics.term.into()),
+        ("vote", metrics.vote.to_string().into()),
+        ("leader", metrics.leader.into()),
+        ("log", json!({ "first": first, "last": metrics.last_log_index, "purged": id(metrics.purged) })),
+        ("committed", id(metrics.committed)),
+        ("applied", id(metrics.applied)),
+        ("snapshot", id(metrics.snapshot)),
+        (
+            "membership",
+            json!({
+                "log_id": id(metrics.membership.log_id),
+                "voters": metrics.membership.voters,
+                "learners": metrics.membership.learners,
+            }),
+        ),
+    ]
 }
 
 fn view(stored: &StoredMembership) -> MembershipView {

@@ -107,7 +107,7 @@ fn time_spec(subject: &Subject, first: u64, seeds: u64) -> Result<Timed, UsageEr
     let mut digests = String::new();
     let started = Instant::now();
     for seed in (0..seeds).map(|nth| first.wrapping_add(nth)) {
-        let request = RunRequest { seed, spec: DEFAULT.to_owned(), bug: None, plan: None, window: None };
+        let request = RunRequest { seed, spec: DEFAULT.to_owned(), ..RunRequest::default() };
         let outcome = runner.run(&request);
         cpu_us += outcome.cpu_us;
         memory_kib = memory_kib.max(outcome.memory_kib);

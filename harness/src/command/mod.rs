@@ -45,7 +45,7 @@ fn resolve(subject: &Subject, what: &What, seed: u64) -> Result<(SpecInfo, RunRe
     if let Some(bug) = &what.bug {
         subject.bug(bug)?;
     }
-    let request = RunRequest { seed, spec: what.spec.clone(), bug: what.bug.clone(), plan: None, window: None };
+    let request = RunRequest { seed, spec: what.spec.clone(), bug: what.bug.clone(), ..RunRequest::default() };
     Ok((spec, request))
 }
 

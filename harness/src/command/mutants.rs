@@ -1,6 +1,7 @@
 //! `mutants`: how many seeds it takes to find each planted bug.
 //!
-//! The only honest measure of a simulator: whether it finds bugs, and how fast.
+//! The only honest measure of a simulator: whether it finds bugs, and how fast. One start is one sample; several give a
+//! median and a range. Taking an oracle or a fault family away shows what it contributes.
 
 use std::ops::ControlFlow;
 
@@ -12,6 +13,7 @@ use sim_runtime::isolate::Pool;
 
 use crate::arguments::MutantsArguments;
 use crate::progress::Progress;
+use crate::tally::to_f64;
 use crate::{Exit, Subject, UsageError, summary};
 
 /// One planted bug, as in the JSON.
@@ -20,19 +22,39 @@ pub struct Hunt {
     pub bug: String,
     pub family: String,
     pub spec: String,
+    /// From more than half of the starts, so that there is a median.
     pub found: bool,
-    /// Seeds run, the finding one included.
+    /// Seeds run, the finding one included: the median of the starts, of an even number the worse of the two in the middle.
     pub seeds_to_detection: Option<u64>,
-    /// What noticed it.
+    pub seeds_min: Option<u64>,
+    /// Null when one start did not find it.
+    pub seeds_max: Option<u64>,
+    /// What noticed it, at the first start that found it.
     pub property: Option<String>,
-    /// CPU time of the seeds up to the finding one, in s.
+    /// CPU time of the seeds up to the finding one, in s; the mean of the starts.
+    pub cpu_s: f64,
+    pub starts: Vec<Start>,
+}
+
+/// One look for a bug.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Start {
+    /// First seed.
+    pub seed: u64,
+    pub seeds_to_detection: Option<u64>,
+    pub property: Option<String>,
     pub cpu_s: f64,
 }
 
-#[derive(Serialize)]
-struct MutantsReport<'a> {
-    schema: u32,
-    bugs: &'a [Hunt],
+/// The JSON of `mutants`.
+#[derive(Clone, Debug, Serialize)]
+pub struct MutantsReport {
+    pub schema: u32,
+    /// Per bug and start.
+    pub max_seeds: u64,
+    pub without: Vec<String>,
+    pub ablate: Vec<String>,
+    pub bugs: Vec<Hunt>,
 }
 
 pub(super) fn execute(subject: &Subject, arguments: &MutantsArguments) -> Result<Exit, UsageError> {
@@ -40,23 +62,53 @@ pub(super) fn execute(subject: &Subject, arguments: &MutantsArguments) -> Result
         Some(name) => vec![subject.bug(name)?],
         None => (subject.bugs)(),
     };
-    let pool = Pool::new(super::jobs(arguments.jobs), subject.limits);
-    let hunts: Vec<Hunt> = bugs.iter().map(|bug| hunt(&pool, bug, arguments.max_seeds)).collect();
-    if arguments.json {
-        super::print_json(&MutantsReport { schema: SCHEMA, bugs: &hunts })?;
-    } else {
-        summary::print(&summary::mutants::render(&hunts, arguments.max_seeds));
+    for property in &arguments.without {
+        subject.property(property)?;
     }
-    Ok(if hunts.iter().all(|hunt| hunt.found) { Exit::Pass } else { Exit::NotReached })
+    let starts = starts(arguments)?;
+    let pool = Pool::new(super::jobs(arguments.jobs), subject.limits);
+    let hunts: Vec<Hunt> = bugs
+        .iter()
+        .map(|bug| Hunt::of(bug, starts.iter().map(|start| look(&pool, bug, *start, arguments)).collect()))
+        .collect();
+    let exit = if hunts.iter().all(|hunt| hunt.found) { Exit::Pass } else { Exit::NotReached };
+    let report = MutantsReport {
+        schema: SCHEMA,
+        max_seeds: arguments.max_seeds,
+        without: arguments.without.clone(),
+        ablate: arguments.ablate.clone(),
+        bugs: hunts,
+    };
+    if arguments.json {
+        super::print_json(&report)?;
+    } else {
+        summary::print(&summary::mutants::render(&report));
+    }
+    Ok(exit)
 }
 
-fn hunt(pool: &Pool, bug: &BugInfo, seeds_max: u64) -> Hunt {
-    let request =
-        |seed| RunRequest { seed, spec: bug.spec.clone(), bug: Some(bug.name.clone()), plan: None, window: None };
-    let mut progress = Progress::new(Some(seeds_max));
+/// First seeds, so far apart that no two looks share a seed.
+fn starts(arguments: &MutantsArguments) -> Result<Vec<u64>, UsageError> {
+    let count = u64::try_from(arguments.starts.get()).unwrap_or(u64::MAX);
+    let starts = (0..count).map(|number| number.checked_mul(arguments.max_seeds)).collect::<Option<Vec<u64>>>();
+    let starts =
+        starts.filter(|starts| starts.last().is_none_or(|last| last.checked_add(arguments.max_seeds).is_some()));
+    starts.ok_or_else(|| UsageError::new("so many seeds from so many starts exceed a u64; choose fewer"))
+}
+
+fn look(pool: &Pool, bug: &BugInfo, start: u64, arguments: &MutantsArguments) -> Start {
+    let request = |seed| RunRequest {
+        seed,
+        spec: bug.spec.clone(),
+        bug: Some(bug.name.clone()),
+        without: arguments.without.clone(),
+        ablate: arguments.ablate.clone(),
+        ..RunRequest::default()
+    };
+    let mut progress = Progress::new(Some(arguments.max_seeds));
     let (mut seeds, mut cpu_us, mut property) = (0, 0, None);
     pool.each(
-        (0..seeds_max).map(request),
+        (start..start + arguments.max_seeds).map(request),
         |runner, request| {
             let outcome = runner.run(&request);
             (outcome.cpu_us, outcome.into_record(&request).report)
@@ -64,29 +116,66 @@ fn hunt(pool: &Pool, bug: &BugInfo, seeds_max: u64) -> Hunt {
         |(run_cpu_us, report)| {
             seeds += 1;
             cpu_us += run_cpu_us;
-            property = detected(&report);
+            property = detected(&report, &arguments.without);
             progress.step(|| format!("hunting {}", bug.name));
             if property.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         },
     );
     let outcome = property.as_deref().map_or("not found".to_owned(), |property| format!("found by {property}"));
-    progress.say(&format!("{}: {outcome}, {seeds} seeds", bug.name));
+    progress.say(&format!("{}: {outcome}, {seeds} seeds from seed {start}", bug.name));
     progress.finish();
-    Hunt {
-        bug: bug.name.clone(),
-        family: bug.family.clone(),
-        spec: bug.spec.clone(),
-        found: property.is_some(),
-        seeds_to_detection: property.is_some().then_some(seeds),
-        property,
-        cpu_s: crate::tally::to_f64(cpu_us) / 1e6,
+    let cpu_s = to_f64(cpu_us) / 1e6;
+    Start { seed: start, seeds_to_detection: property.is_some().then_some(seeds), property, cpu_s }
+}
+
+impl Hunt {
+    fn of(bug: &BugInfo, starts: Vec<Start>) -> Hunt {
+        // A start that found nothing took longer than any that did.
+        let mut seeds: Vec<Option<u64>> = starts.iter().map(|start| start.seeds_to_detection).collect();
+        seeds.sort_by_key(|seeds| seeds.unwrap_or(u64::MAX));
+        let median = seeds.get(seeds.len() / 2).copied().flatten();
+        let cpu_s: f64 = starts.iter().map(|start| start.cpu_s).sum();
+        Hunt {
+            bug: bug.name.clone(),
+            family: bug.family.clone(),
+            spec: bug.spec.clone(),
+            found: median.is_some(),
+            seeds_to_detection: median,
+            seeds_min: seeds.first().copied().flatten(),
+            seeds_max: seeds.last().copied().flatten(),
+            property: starts.iter().find_map(|start| start.property.clone()),
+            cpu_s: cpu_s / to_f64(u64::try_from(starts.len().max(1)).unwrap_or(u64::MAX)),
+            starts,
+        }
     }
 }
 
 /// Assertions inside the product do not count: a bug that its author foresaw proves nothing about the oracles.
 const PRODUCT_ASSERTION: &str = "always:aspen::";
 
-fn detected(report: &RunReport) -> Option<String> {
+fn detected(report: &RunReport, without: &[String]) -> Option<String> {
     let violations = report.violations.iter().filter(|_| report.verdict == Verdict::Fail);
-    violations.map(|violation| &violation.property).find(|name| !name.starts_with(PRODUCT_ASSERTION)).cloned()
+    let mut counted = violations.filter(|found| !found.property.starts_with(PRODUCT_ASSERTION));
+    counted.find(|found| !without.contains(&found.property)).map(|found| found.property.clone())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hunt(seeds: &[Option<u64>]) -> Hunt {
+        let [bug, family, spec, about] = ["a", "b", "c", "d"].map(str::to_owned);
+        let start = |seeds: &Option<u64>| Start { seed: 0, seeds_to_detection: *seeds, property: None, cpu_s: 2.0 };
+        Hunt::of(&BugInfo { name: bug, family, spec, about }, seeds.iter().map(start).collect())
+    }
+
+    #[test]
+    fn the_median_counts_a_miss_as_the_longest_hunt() {
+        let told = |hunt: &Hunt| (hunt.found, hunt.seeds_to_detection, hunt.seeds_min, hunt.seeds_max);
+        assert_eq!(told(&hunt(&[Some(5)])), (true, Some(5), Some(5), Some(5)));
+        assert_eq!(told(&hunt(&[Some(9), Some(1), Some(4)])), (true, Some(4), Some(1), Some(9)));
+        assert_eq!(told(&hunt(&[Some(9), None, Some(4)])), (true, Some(9), Some(4), None));
+        assert_eq!(told(&hunt(&[Some(9), None])), (false, None, Some(9), None));
+        assert!((hunt(&[Some(9), None]).cpu_s - 2.0).abs() < f64::EPSILON);
+    }
 }

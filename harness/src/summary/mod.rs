@@ -4,6 +4,7 @@ pub mod bench;
 pub mod failure;
 pub mod figures;
 pub mod mutants;
+pub mod nodes;
 pub mod page;
 pub mod replay;
 pub mod run;
@@ -14,7 +15,7 @@ pub mod verify;
 
 use std::env;
 use std::ffi::OsStr;
-use std::io::{Write, stdout};
+use std::io::{Write, stderr, stdout};
 use std::path::Path;
 
 use sim_runtime::engine::record::RunRequest;
@@ -25,6 +26,15 @@ use crate::tally::{DETERMINISM, Failure};
 pub fn print(text: &str) {
     let mut stdout = stdout().lock();
     let _ = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
+}
+
+/// Writes lines to stderr, as long as somebody reads it.
+pub fn say(lines: &[String]) {
+    let mut text = lines.join("\n");
+    if !text.is_empty() {
+        text.push('\n');
+    }
+    let _ = stderr().lock().write_all(text.as_bytes());
 }
 
 /// The one command that shows this failure again: a replay, or a verification of a seed that gave two different runs.

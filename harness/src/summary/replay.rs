@@ -16,6 +16,8 @@ pub enum Recurrence {
     Another,
     Passes,
     Inconclusive,
+    /// It was stopped before its end, as asked, and nothing was violated until then.
+    Stopped,
 }
 
 /// The `replay` object in the JSON of `replay`.
@@ -26,7 +28,7 @@ pub struct Comparison {
     pub same_build: bool,
     /// The plan was not edited since.
     pub same_plan: bool,
-    /// Null when both runs left no record.
+    /// Null when both runs left no record, or when one was stopped.
     pub same_digest: Option<bool>,
     pub recorded_verdict: Verdict,
     pub recorded_digest: Option<String>,
@@ -41,11 +43,15 @@ pub fn render(comparison: &Comparison) -> String {
         Recurrence::Another => "another property was violated",
         Recurrence::Passes => "the run passes",
         Recurrence::Inconclusive => "the run is inconclusive",
+        Recurrence::Stopped => "nothing was violated until the run was stopped",
     };
     page.entry("now", now);
     let sameness = match (comparison.same_build, comparison.same_plan, comparison.same_digest) {
         (_, false, _) => "the plan was edited, so another run is no surprise",
         (_, true, Some(true)) => "the same run, event for event",
+        (_, true, None) if comparison.recurrence == Recurrence::Stopped => {
+            "stopped, so there is no whole run to compare"
+        }
         (true, true, None) => "both left no record to compare",
         (true, true, Some(false)) => "NOT DETERMINISTIC: the same build and plan gave another run; see `verify`",
         (false, true, _) => "another build made the recording, so another run is no surprise",

@@ -160,5 +160,7 @@ fn record(request: &RunRequest, world: &World) -> RunRecord {
         checkpoints: world.checkpoints(),
         events: world.trace(),
         history: Vec::new(),
+        look: None,
+        log: Vec::new(),
     }
 }

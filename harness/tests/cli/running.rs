@@ -175,6 +175,10 @@ fn wrong_calls_get_one_clear_line() {
         ("sweep --seeds 3 --start 18446744073709551615", "start lower"),
         ("sweep --seeds 3 --jobs 0", "--jobs"),
         ("mutants --bug nothing", "unknown bug `nothing`"),
+        ("replay file --until 3", "a number and a unit are needed"),
+        ("replay file --until 3s --until-event 4", "cannot be used with"),
+        ("replay file --until 3s --tries 2", "cannot be used with"),
+        ("replay file --log loud=very", "--log"),
         ("list everything", "everything"),
         ("dance", "dance"),
     ] {

@@ -13,6 +13,8 @@ pub const TESTS: &[super::Test] = &[
     ("a_sample_is_verified", a_sample_is_verified),
     ("time_ends_a_sweep", time_ends_a_sweep),
     ("mutants_are_hunted", mutants_are_hunted),
+    ("mutants_have_a_median", mutants_have_a_median),
+    ("mutants_show_what_contributes", mutants_show_what_contributes),
 ];
 
 fn a_sweep_adds_up_and_never_stops_at_a_failure() {
@@ -160,4 +162,43 @@ fn mutants_are_hunted() {
     desk.json("sweep --seeds 10 --bug easy", 1);
     assert_eq!(desk.json("run --seed 6 --bug easy", 1)["artifact"], json!("target/harness/default-easy-6.json"));
     desk.json("replay target/harness/default-easy-6.json", 1);
+}
+
+fn mutants_have_a_median() {
+    let desk = Desk::new();
+    // Looks begin at the seeds 0, 5 and 10; from 4 on every seed shows the bug.
+    let value = desk.json("mutants --bug easy --max-seeds 5 --starts 3", 0);
+    let bug = &value["bugs"][0];
+    assert_eq!((&bug["seeds_to_detection"], &bug["seeds_min"], &bug["seeds_max"]), (&json!(1), &json!(1), &json!(5)));
+    let starts: Vec<_> =
+        bug["starts"].as_array().unwrap().iter().map(|start| start["seed"].as_u64().unwrap()).collect();
+    assert_eq!(starts, [0, 5, 10]);
+    // Where one of two starts finds nothing there is no median.
+    let value = desk.json("mutants --bug easy --max-seeds 4 --starts 2", 4);
+    let bug = &value["bugs"][0];
+    assert_eq!((&bug["found"], &bug["seeds_min"], &bug["seeds_max"]), (&json!(false), &json!(1), &json!(null)));
+    let called = desk.call("mutants --bug easy --max-seeds 5 --starts 3");
+    assert!(called.stdout.contains("from 3 starts") && called.stdout.contains("1..5"), "{}", called.stdout);
+    desk.usage_error("mutants --max-seeds 18446744073709551615 --starts 2", "choose fewer");
+}
+
+fn mutants_show_what_contributes() {
+    let desk = Desk::new();
+    // Another oracle finds it too, but only from seed 20 on.
+    let value = desk.json("mutants --bug easy --max-seeds 30 --without durability", 0);
+    assert_eq!((&value["without"], &value["ablate"]), (&json!(["durability"]), &json!([])));
+    let bug = &value["bugs"][0];
+    assert_eq!((&bug["seeds_to_detection"], &bug["property"]), (&json!(21), &json!("linearizability")));
+    let both = "mutants --bug easy --max-seeds 30 --without durability --without linearizability";
+    assert_eq!(desk.json(both, 4)["bugs"][0]["found"], json!(false));
+    // A fault family that is off reaches the run.
+    let value = desk.json("mutants --bug easy --ablate power-loss --ablate buggify", 0);
+    assert_eq!(
+        (&value["ablate"], &value["bugs"][0]["seeds_to_detection"]),
+        (&json!(["power-loss", "buggify"]), &json!(11))
+    );
+    let called = desk.call("mutants --bug easy --ablate power-loss");
+    assert!(called.stdout.contains("without power-loss faults"), "{}", called.stdout);
+    desk.usage_error("mutants --without durabilty", "unknown oracle `durabilty`; there are: durability, ");
+    desk.usage_error("mutants --ablate lightning", "there are: crash, stop");
 }

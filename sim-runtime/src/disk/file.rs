@@ -219,6 +219,13 @@ impl File {
         rest.take_while(|op| op.when.issued_by(at)).any(|op| !op.change.is_barrier())
     }
 
+    /// Bytes written by `at` that no sync had made durable by then.
+    pub fn pending_bytes_at(&self, at: Nanos) -> u64 {
+        let rest = self.log.iter().skip(self.last_barrier(at).map_or(0, |n| n + 1));
+        let issued = rest.take_while(|op| op.when.issued_by(at));
+        issued.map(|op| op.change.bytes() as u64).sum()
+    }
+
     pub(super) fn persisted(&self) -> &Image {
         &self.persisted
     }

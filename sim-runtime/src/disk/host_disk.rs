@@ -15,7 +15,7 @@ use super::power_loss::Choice;
 use super::registry;
 use super::sim_file::SimFile;
 use super::state::{Caller, PowerLossOutcome, Probe, Shared, Target, Trigger, lock};
-use super::volume::{OpenMode, Volume};
+use super::volume::{FileState, OpenMode, Volume};
 use crate::world::{self, Cause, Class, HostId, Purpose, section};
 
 const ENGINE_RANDOMNESS: Purpose = Purpose("disk-engine-randomness");
@@ -283,6 +283,11 @@ impl Disk {
     /// The file as readers see it now.
     pub fn contents(&self, path: &str) -> Option<Image> {
         self.shared.lock().volume.current_at(path, world::now_ns())
+    }
+
+    /// Every named file now, by path.
+    pub fn file_states(&self) -> Vec<FileState> {
+        self.shared.lock().volume.file_states(world::now_ns())
     }
 
     /// A copy of everything, log included.

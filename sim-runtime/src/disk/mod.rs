@@ -42,4 +42,4 @@ pub use image::{Image, SECTOR_BYTES};
 pub use power_loss::{Choice, Pending, Shape, Toll};
 pub use sim_file::SimFile;
 pub use state::{OpReport, PowerLossOutcome, Probe};
-pub use volume::{Moment, OpenMode, Volume};
+pub use volume::{FileState, Moment, OpenMode, Volume};

@@ -46,6 +46,20 @@ pub enum Moment {
     InRecovery,
 }
 
+/// A named file as a reader sees it, and what of it would survive.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileState {
+    pub path: String,
+    /// Name of its [`Role`].
+    pub role: String,
+    /// As a reader sees it.
+    pub len_bytes: u64,
+    /// Length of what a power loss would surely leave under this name; `None` when it may leave none.
+    pub synced_len_bytes: Option<u64>,
+    /// Written since the last sync, counted as often as written.
+    pub pending_bytes: u64,
+}
+
 #[derive(Clone, Debug)]
 struct Slot {
     file: File,
@@ -228,6 +242,22 @@ impl Volume {
     /// The sum of all file lengths in bytes, as readers see them.
     pub fn used_bytes(&self) -> u64 {
         self.files.iter().flatten().map(|slot| slot.file.current().len()).sum()
+    }
+
+    /// Every named file at `at`, by path.
+    pub fn file_states(&self, at: Nanos) -> Vec<FileState> {
+        let durable = self.names.durable_at(at);
+        let state = |(path, id): (String, FileId)| {
+            let (file, has_name) = (self.file(id), durable.get(&path) == Some(&Entry::File(id)));
+            FileState {
+                role: self.role(id).name().to_owned(),
+                len_bytes: file.current_at(at).len(),
+                synced_len_bytes: has_name.then(|| file.durable_at(at).len()),
+                pending_bytes: file.pending_bytes_at(at),
+                path,
+            }
+        };
+        self.named_files().into_iter().map(state).collect()
     }
 
     /// The file that a power loss at `at` would surely leave under this name.

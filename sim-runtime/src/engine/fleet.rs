@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use super::plan::Plan;
+use super::record::NodeState;
 use super::report::Metrics;
 use super::run::{self, Run};
 use super::system::{DownCause, Exit, Server};
@@ -92,6 +93,17 @@ impl<E: Clone + 'static> Fleet<E> {
 
     pub fn is_up(&self, index: usize) -> bool {
         self.slots.borrow()[index].up.is_some()
+    }
+
+    /// Every server as it is now. Leaves the run as it is.
+    pub fn inspect(&self) -> Vec<NodeState> {
+        let state = |(number, host): (u32, &HostId)| NodeState {
+            server: world::host_name(*host),
+            up: world::running(*host).is_some(),
+            state: self.run.system.inspect(number),
+            files: Disk::of(*host).file_states(),
+        };
+        (0u32..).zip(&self.hosts).map(state).collect()
     }
 
     /// The running incarnation of a server.

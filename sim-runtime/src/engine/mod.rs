@@ -9,6 +9,7 @@
 //! - [`coverage`]: which assertion and fault sites were visited
 //! - [`oracle`]: judges of a run; [`run`]: where servers and clients leave what they did
 //! - [`mod@shrink`]: from a failing plan to a small one
+//! - [`log`]: what the system says through `tracing`, kept
 //! - [`record`], [`report`]: what a run hands back; [`listing`]: what can be run, by name
 pub mod bench;
 pub mod coverage;
@@ -18,6 +19,7 @@ pub mod fleet;
 pub mod iterate;
 pub mod ledger;
 pub mod listing;
+pub mod log;
 pub mod nemesis;
 pub mod oracle;
 pub mod plan;

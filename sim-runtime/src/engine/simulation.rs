@@ -11,10 +11,11 @@ use std::time::Duration;
 
 use super::coverage::{Coverage, Hook};
 use super::fleet::Fleet;
+use super::log;
 use super::nemesis::Nemesis;
 use super::plan::{PLAN_VERSION, Plan};
 use super::planner::{SystemFacts, generate};
-use super::record::{RunRecord, RunRequest};
+use super::record::{BUGGIFY, Look, RunRecord, RunRequest, StopAt};
 use super::report::{FaultCount, Metrics, PowerLossReport, RunReport, SCHEMA, Verdict};
 use super::run::{self, Run};
 use super::spec::Spec;
@@ -50,16 +51,23 @@ impl<E: Clone + 'static> Simulation<E> {
 
     /// What `seed` stands for.
     pub fn plan(&self, seed: u64) -> Plan {
-        self.plan_for(&*(self.system)(), seed)
+        self.plan_for(&*(self.system)(), seed, &[])
     }
 
-    fn plan_for(&self, system: &dyn System<Event = E>, seed: u64) -> Plan {
+    fn plan_for(&self, system: &dyn System<Event = E>, seed: u64, ablate: &[String]) -> Plan {
         let facts = SystemFacts {
             roles: &|servers| system.roles(servers),
             knobs: system.knobs(),
             site_prefixes: system.site_prefixes(),
         };
-        generate(&self.spec, seed, &facts, &self.workloads)
+        let mut spec = self.spec.clone();
+        // Each family draws by itself, so the others stay as they are.
+        spec.faults.retain(|family, _| !ablate.contains(family));
+        let mut plan = generate(&spec, seed, &facts, &self.workloads);
+        if ablate.iter().any(|family| family == BUGGIFY) {
+            plan.buggify.live.clear();
+        }
+        plan
     }
 
     /// Runs one request on this thread. The process should run nothing else: see `isolate`.
@@ -71,7 +79,7 @@ impl<E: Clone + 'static> Simulation<E> {
             Some(json) => {
                 serde_json::from_value(json.clone()).expect("the plan was checked when the artifact was read")
             }
-            None => self.plan_for(&*system, request.seed),
+            None => self.plan_for(&*system, request.seed, &request.ablate),
         };
         assert_eq!(plan.version, PLAN_VERSION, "the plan was checked when the artifact was read");
         // A plan from before a tunable existed.
@@ -80,8 +88,11 @@ impl<E: Clone + 'static> Simulation<E> {
         }
         let plan = Rc::new(plan);
         let parts = Parts::new(&plan, system, request);
-        let outcome = parts.world.run(self.play(&parts));
-        parts.into_record(request, outcome)
+        let (outcome, lines) = match &request.log {
+            Some(filter) => log::capture(filter, || parts.world.run(self.play(&parts))),
+            None => (parts.world.run(self.play(&parts)), Vec::new()),
+        };
+        RunRecord { log: lines, ..parts.into_record(request, outcome) }
     }
 
     async fn play(&self, parts: &Parts<E>) {
@@ -95,6 +106,15 @@ impl<E: Clone + 'static> Simulation<E> {
         let nemesis = Nemesis::new(Rc::clone(&fleet), Rc::clone(coverage));
         nemesis.prepare(&plan.world);
         parts.stage.replace(Some((Rc::clone(&fleet), Rc::clone(&nemesis))));
+        if parts.stop_at.is_some() {
+            let (looked_at, look) = (Rc::downgrade(&fleet), Rc::clone(&parts.look));
+            world::at_the_end(move || {
+                if let Some(fleet) = looked_at.upgrade() {
+                    let (at_ns, events) = (world::now_ns(), world::events());
+                    look.replace(Look { at_ns, events, early: false, nodes: fleet.inspect() });
+                }
+            });
+        }
 
         fleet.boot_all();
         let mut cluster = Cluster { servers: fleet.hosts.clone(), bound_ns: FORM_NS_MAX, lost: BTreeSet::new() };
@@ -189,6 +209,9 @@ struct Parts<E> {
     stage: RefCell<Option<Stage<E>>>,
     /// Why the run may not pass although nothing was violated.
     trouble: RefCell<Vec<String>>,
+    stop_at: Option<StopAt>,
+    /// The servers, where the run was stopped.
+    look: Rc<RefCell<Look>>,
     _installed: (run::Installed, buggify::Installed, Surroundings),
 }
 
@@ -196,9 +219,9 @@ type Stage<E> = (Rc<Fleet<E>>, Rc<Nemesis<E>>);
 
 impl<E: Clone + 'static> Parts<E> {
     fn new(plan: &Rc<Plan>, system: Rc<dyn System<Event = E>>, request: &RunRequest) -> Parts<E> {
-        let world = World::new(world_config(plan, request.window));
+        let world = World::new(world_config(plan, request));
         let coverage = Coverage::new(&plan.buggify);
-        let run = Run::new(system);
+        let run = Run::new(system, &request.without);
         let violated = Rc::downgrade(&run);
         coverage.on_violation(move |site, at_ns, who, details| {
             if let Some(run) = violated.upgrade() {
@@ -215,6 +238,8 @@ impl<E: Clone + 'static> Parts<E> {
             coverage,
             stage: RefCell::default(),
             trouble: RefCell::default(),
+            stop_at: request.stop_at,
+            look: Rc::default(),
             _installed: installed,
         }
     }
@@ -226,8 +251,13 @@ impl<E: Clone + 'static> Parts<E> {
 
     fn into_record(self, request: &RunRequest, outcome: Result<(), Halt>) -> RunRecord {
         let at_ns = self.world.now();
-        // Panics are reported below, each with its host.
-        if let Err(halt) = &outcome
+        let is_spent = matches!(outcome, Err(Halt::TimeBudget { .. } | Halt::EventBudget { .. }));
+        let early = self.stop_at.is_some() && is_spent;
+        let look = self.stop_at.map(|_| Look { early, ..self.look.take() });
+        if early {
+            self.trouble.borrow_mut().push(format!("stopped as asked, at {at_ns} ns"));
+        } else if let Err(halt) = &outcome
+            // Panics are reported below, each with its host.
             && !matches!(halt, Halt::Panic { .. })
         {
             self.run.violate(halt.property().to_owned(), halt.to_string(), at_ns, None);
@@ -287,6 +317,8 @@ impl<E: Clone + 'static> Parts<E> {
             checkpoints: self.world.checkpoints(),
             events: self.world.trace(),
             history,
+            look,
+            log: Vec::new(),
             report,
         }
     }
@@ -448,8 +480,15 @@ fn pct_depth(key: u64) -> u32 {
     u32::try_from(1 + drawn).expect("at most PCT_DEPTH_MAX")
 }
 
-fn world_config(plan: &Plan, window: Option<(u64, u64)>) -> WorldConfig {
+fn world_config(plan: &Plan, request: &RunRequest) -> WorldConfig {
     let knobs = &plan.world;
+    let usual = WorldConfig::default();
+    let time_budget = plan.duration_ns + plan.calm_ns_max + FORM_NS_MAX + CHECK_NS_MAX * 4;
+    let (time_budget, event_budget) = match request.stop_at {
+        Some(StopAt::Ns(at)) => (time_budget.min(at), usual.event_budget),
+        Some(StopAt::Events(count)) => (time_budget, usual.event_budget.min(count)),
+        None => (time_budget, usual.event_budget),
+    };
     WorldConfig {
         seed: plan.key,
         order: match knobs.order.as_str() {
@@ -459,10 +498,11 @@ fn world_config(plan: &Plan, window: Option<(u64, u64)>) -> WorldConfig {
         },
         hold_probability_ppm: knobs.hold_ppm,
         hold_ns_max: knobs.hold_ns_max,
-        time_budget: plan.duration_ns + plan.calm_ns_max + FORM_NS_MAX + CHECK_NS_MAX * 4,
-        window,
+        time_budget,
+        event_budget,
+        window: request.window,
         network: knobs.network.clone(),
-        ..WorldConfig::default()
+        ..usual
     }
 }
 

@@ -151,6 +151,13 @@ pub trait System: 'static {
         let _ = metrics;
     }
 
+    /// What is known of a server, for people who look at a run that was stopped: role, term, log range. Must leave the run
+    /// as it is.
+    fn inspect(&self, server: u32) -> BTreeMap<String, serde_json::Value> {
+        let _ = server;
+        BTreeMap::new()
+    }
+
     /// Renders an event for artifacts; `None` leaves it out.
     fn history(&self, event: &Self::Event) -> Option<serde_json::Value> {
         let _ = event;

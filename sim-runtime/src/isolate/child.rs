@@ -9,6 +9,7 @@ use std::thread;
 
 use serde::{Deserialize, Serialize};
 
+use crate::engine::log;
 use crate::engine::record::{RunRecord, RunRequest};
 use crate::engine::report::{Verdict, Violation};
 use crate::escape;
@@ -68,10 +69,17 @@ fn answer(run: Run, request: &RunRequest, limits: &Limits) -> io::Result<Answer>
     remember_panics();
     escape::declare_alone();
     let (seed, request) = (request.seed, request.clone());
+    if request.log.is_some() {
+        // SAFETY: this process was forked from a single-threaded one and has no other thread yet.
+        unsafe { std::env::set_var("TZ", log::TIME_ZONE) };
+    }
     // `HashMap` keys belong to the thread, so only a fresh one has fresh keys.
     let thread =
         thread::Builder::new().name("simulation".to_owned()).stack_size(limits.stack_bytes).spawn(move || {
             escape::seed_hash_keys(seed);
+            if request.log.is_some() {
+                log::prepare();
+            }
             escape::confine()?;
             let record = run(&request);
             io::Result::Ok((record, escape::taken()))

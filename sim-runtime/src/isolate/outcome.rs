@@ -72,5 +72,7 @@ fn of_the_dead(death: &Death, request: &RunRequest) -> RunRecord {
         checkpoints: Vec::new(),
         events: Vec::new(),
         history: Vec::new(),
+        look: None,
+        log: Vec::new(),
     }
 }

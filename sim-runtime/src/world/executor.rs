@@ -230,6 +230,9 @@ impl Inner {
                 }
             };
             let result = self.run_until_done(key, &mut poll_main);
+            self.context.set(Context::OUTSIDE);
+            let look = self.last_look.take();
+            look.into_iter().for_each(|look| look());
             self.shut_down(key);
             // The main future is dropped here, unless it completed: as part of a world that is over.
             self.context.set(Context { mute: true, ..Context::OUTSIDE });

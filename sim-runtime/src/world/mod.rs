@@ -147,6 +147,11 @@ pub fn now_ns() -> Nanos {
     with(Inner::seen_now)
 }
 
+/// Number of events so far.
+pub fn events() -> u64 {
+    with(|world| world.trace.borrow().events())
+}
+
 /// Whether this thread is inside a world. Never panics.
 pub fn in_world() -> bool {
     try_with(|_| ()).is_some()
@@ -168,6 +173,14 @@ pub fn stop() {
         if !world.is_mute() {
             world.halt.borrow_mut().get_or_insert(Halt::Stopped);
         }
+    });
+}
+
+/// Runs `look` when the run is over, however it ended, while every host is still as it was. Leaves no event: with it the
+/// run is the same.
+pub fn at_the_end(look: impl FnOnce() + 'static) {
+    with(|world| {
+        world.last_look.replace(Some(Box::new(look)));
     });
 }
 

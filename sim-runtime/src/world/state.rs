@@ -110,6 +110,8 @@ pub(crate) struct Inner {
 
     pub panics: RefCell<Vec<PanicRecord>>,
     pub halt: RefCell<Option<Halt>>,
+    /// Called when the run is over, before its hosts end.
+    pub last_look: RefCell<Option<Action>>,
     /// Hosts that are paused now.
     pub paused: Cell<u32>,
     /// Hosts that are slow now, and how often a task waited for that reason.
@@ -157,6 +159,7 @@ impl Inner {
             pending_sections: RefCell::new(Slab::new()),
             panics: RefCell::default(),
             halt: RefCell::new(None),
+            last_look: RefCell::new(None),
             paused: Cell::new(0),
             slow: Cell::new(0),
             slow_waits: Cell::new(0),

@@ -53,3 +53,8 @@ pub fn all(config: &OracleConfig) -> Vec<Box<dyn Oracle<Event>>> {
         Box::new(liveness::agreement::Agreement::default()),
     ]
 }
+
+/// What they judge, by name.
+pub fn properties() -> Vec<String> {
+    all(&OracleConfig::default()).iter().map(|oracle| oracle.property().to_owned()).collect()
+}
