@@ -133,7 +133,7 @@ impl AspenRaftTester {
 
     /// What the nodes that run say of themselves now.
     pub fn metrics(&mut self) -> State {
-        self.thread.ask(|stage| State::now(stage.nodes()))
+        self.thread.ask(|stage| stage.by_hand.enter(|| stage.state()))
     }
 
     /// Ends all faults, starts every node that is down, waits until all have converged, reads everything, and asks every

@@ -49,6 +49,10 @@ impl Stage {
         stage
     }
 
+    pub fn state(&self) -> State {
+        State::now(&self.by_hand.fleet().hosts)
+    }
+
     pub fn nodes(&self) -> usize {
         self.by_hand.fleet().hosts.len()
     }
@@ -95,7 +99,7 @@ impl Stage {
         let found = self.drive(async {
             let deadline = world::now_ns() + WAIT_NS_MAX;
             loop {
-                let state = State::now(self.nodes());
+                let state = self.state();
                 match condition(&state, self) {
                     Some(found) => return Ok(found),
                     None if world::now_ns() > deadline => return Err(state),
@@ -103,17 +107,18 @@ impl Stage {
                 }
             }
         });
-        found.unwrap_or_else(|state| panic!("waited in vain: {what}; the nodes are {:#?}", state.nodes))
+        found.unwrap_or_else(|state| panic!("waited in vain: {what}; {state}"))
     }
 
     /// The one that leads in the highest term, if a quorum that it can reach follows it.
     pub fn established_leader(&self, state: &State) -> Option<usize> {
-        let leader = state.leader()?;
+        let is_paused = |node: usize| self.by_hand.nemesis().is_paused(node);
+        let leader = state.leader().filter(|leader| !is_paused(*leader))?;
         let leading = &state.nodes[&leader];
         let follows = |node: &usize| {
             let of = state.nodes.get(node).is_some_and(|of| of.term == leading.term && of.leader == Some(leading.node));
             let (one, other) = (self.host(leader), self.host(*node));
-            of && !network::is_cut(one, other) && !network::is_cut(other, one)
+            of && !is_paused(*node) && !network::is_cut(one, other) && !network::is_cut(other, one)
         };
         let is_quorum = |voters: &BTreeSet<u64>| {
             let machines = voters.iter().filter_map(|id| state.machine(*id));

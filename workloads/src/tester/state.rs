@@ -1,9 +1,14 @@
 //! The cluster at one moment, as its nodes see themselves.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 
 use aspen::types::NodeId;
 
+use sim_runtime::disk::Disk;
+use sim_runtime::world::HostId;
+
+use crate::config::DATA_DIR;
 use crate::event::{NodeMetrics, Role};
 use crate::{cluster, machines};
 
@@ -13,13 +18,36 @@ pub struct State {
     pub nodes: BTreeMap<usize, NodeMetrics>,
     /// The Raft node on each machine; `None` for a machine that waits for an identity.
     pub ids: Vec<Option<NodeId>>,
+    /// Paths of the files in each machine's data directory.
+    pub files: Vec<Vec<String>>,
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (machine, node) in &self.nodes {
+            write!(
+                f,
+                "node {machine} (id {}) is a {:?} of term {} under {:?}, log {}..={}, applied {}, voters {:?}; ",
+                node.node,
+                node.role,
+                node.term,
+                node.leader.and_then(|leader| self.machine(leader)),
+                self.purged(*machine) + 1,
+                self.last(*machine),
+                self.applied(*machine),
+                self.voters(*machine)
+            )?;
+        }
+        write!(f, "{} of {} nodes run", self.nodes.len(), self.ids.len())
+    }
 }
 
 impl State {
-    pub(super) fn now(servers: usize) -> State {
+    pub(super) fn now(hosts: &[HostId]) -> State {
         let nodes = cluster::running().into_iter();
         let nodes = nodes.map(|(server, node)| (usize::try_from(server).expect("a u32 is a usize"), node)).collect();
-        State { nodes, ids: machines::all(servers) }
+        let files = hosts.iter().map(|host| Disk::of(*host).current_list(DATA_DIR)).collect();
+        State { nodes, ids: machines::all(hosts.len()), files }
     }
 
     /// The machine whose node leads in the highest term.
@@ -58,6 +86,12 @@ impl State {
     /// The machine that a Raft node is on.
     pub fn machine(&self, id: NodeId) -> Option<usize> {
         self.ids.iter().position(|on| *on == Some(id))
+    }
+
+    /// Whether a file in a node's data directory has a name that begins so.
+    pub fn has_file(&self, node: usize, prefix: &str) -> bool {
+        let names = self.files[node].iter().filter_map(|path| path.rsplit('/').next());
+        names.into_iter().any(|name| name.starts_with(prefix))
     }
 
     /// Every node that runs has applied its whole log, and all logs end at the same index.

@@ -35,6 +35,10 @@ impl<E: Clone + 'static> Nemesis<E> {
         self.paused.borrow_mut().insert(host);
     }
 
+    pub fn is_paused(&self, index: usize) -> bool {
+        self.paused.borrow().contains(&self.fleet.hosts[index])
+    }
+
     /// Lets it go on. Does nothing if it was not suspended.
     pub fn resume(&self, index: usize) {
         let host = self.fleet.hosts[index];
