@@ -94,10 +94,10 @@ impl<E: Clone + 'static> ByHand<E> {
     pub fn finish(self, names: &[&str]) -> RunRecord {
         let ByHand { simulation, request, parts, fleet, halt, away, .. } = self;
         fleet.supervised.set(true);
-        let given_up = halt.take();
+        let (given_up, away) = (halt.take(), away.take());
         let settled = parts.world.run(async {
             if given_up.is_none() && !parts.is_over() {
-                simulation.settle(&parts, names, &away.borrow()).await;
+                simulation.settle(&parts, names, &away).await;
             }
         });
         parts.into_record(&request, given_up.map_or(settled, Err))

@@ -137,8 +137,7 @@ impl AspenRaftTester {
     }
 
     /// Ends all faults, starts every node that is down, waits until all have converged, reads everything, and asks every
-    /// oracle. Returns the record of the run, which becomes an artifact with
-    /// `harness::artifact`.
+    /// oracle. Returns the record of the run.
     ///
     /// # Panics
     /// If anything was violated.
