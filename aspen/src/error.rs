@@ -84,6 +84,7 @@ error_table! {
     16 SessionExpired "session-expired" Unknown Never 504 "The session expired between two attempts, and with it the record of what the first one did.";
     17 InvalidReply "invalid-reply" Unknown Elsewhere 504 "The node's reply cannot be decoded.";
     18 PreconditionFailed "precondition-failed" Definite Never 409 "A change of the membership is not safe now, or was decided on another membership than the one in force.";
+    19 TooStale "too-stale" Definite Elsewhere 503 "The node's state is older than a stale read allows.";
 }
 
 impl ErrorCode {
@@ -148,6 +149,9 @@ pub struct ClientError {
 impl ClientError {
     pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
         let hint = match code.retry() {
+            _ if code == ErrorCode::PreconditionFailed => {
+                "look at the membership, and ask again once the message's reason is gone"
+            }
             Retry::Never => "the same request will fail again",
             Retry::Elsewhere => "try again, at another node",
             Retry::Later => "try again later",

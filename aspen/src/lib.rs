@@ -11,6 +11,7 @@
 //! - [`config`]: the tunables; [`limits`]: every bound, with units
 //! - [`mod@env`]: the seam to the world; [`transport`] is its network part, [`observe`] what a node tells an observer
 //! - [`conformance`]: what every implementation of a seam must do, as checks
+//! - `production`: the node for the real world (feature `production`)
 //! - [`planted`]: defects that a simulator must find (feature `planted`)
 //!
 //! The code that ships is the code that is simulated: there is no simulation-only path in this crate.
@@ -32,6 +33,8 @@ mod network;
 pub mod node;
 pub mod observe;
 pub mod planted;
+#[cfg(feature = "production")]
+pub mod production;
 mod server;
 pub mod snapshot;
 pub mod state_machine;

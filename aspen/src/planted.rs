@@ -1,6 +1,6 @@
 //! Small, realistic defects that can be switched on, so that a simulator can prove that it finds them.
 //!
-//! Without the feature `planted` every [`is_on`] is `false` at compile time and no name below is in the binary.
+//! Without the feature `planted` every `is_on` is `false` at compile time and no name below is in the binary.
 //! A switch is process-wide: a simulation runs in a process of its own.
 
 /// Expands to whether a planted bug is switched on.

@@ -11,7 +11,7 @@
 mod admin;
 mod attempt;
 mod config;
-mod session;
+pub(crate) mod session;
 mod target;
 
 use std::sync::{Arc, Mutex, PoisonError};

@@ -7,37 +7,37 @@ use crate::command::{Outcome, SessionSeq};
 
 /// A session as its client knows it.
 #[derive(Debug, Default)]
-pub(super) struct Session {
+pub(crate) struct Session {
     open: Option<SessionSeq>,
 }
 
 impl Session {
     /// The session that the store opened.
-    pub(super) fn opened(session: u64) -> Self {
+    pub(crate) fn opened(session: u64) -> Self {
         Session { open: Some(SessionSeq { session, seq: 0 }) }
     }
 
     /// The id, while the session is believed to be open.
-    pub(super) fn id(&self) -> Option<u64> {
+    pub(crate) fn id(&self) -> Option<u64> {
         self.open.map(|open| open.session)
     }
 
     /// The name of the next operation, or `None` if a session must be opened first.
-    pub(super) fn next(&mut self) -> Option<SessionSeq> {
+    pub(crate) fn next(&mut self) -> Option<SessionSeq> {
         let open = self.open.as_mut()?;
         open.seq += 1;
         Some(*open)
     }
 
     /// The store does not know the session, or it was closed.
-    pub(super) fn forget(&mut self) {
+    pub(crate) fn forget(&mut self) {
         self.open = None;
     }
 }
 
 /// What the reply to the last attempt says about the operation.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub(crate) enum Verdict {
     /// It is the operation's reply.
     Done,
     /// The session is gone and nothing happened: the operation may be sent again in a new session.
@@ -50,7 +50,7 @@ pub(super) enum Verdict {
 }
 
 /// `earlier` says that an attempt before this one may have been delivered.
-pub(super) fn judge(outcome: &Outcome, earlier: bool) -> Verdict {
+pub(crate) fn judge(outcome: &Outcome, earlier: bool) -> Verdict {
     match outcome {
         Outcome::SessionUnknown if earlier => Verdict::Lost,
         Outcome::SessionUnknown => Verdict::Reopen,

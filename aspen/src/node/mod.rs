@@ -19,19 +19,20 @@ use openraft::type_config::TypeConfigExt;
 use openraft::type_config::alias::{WatchReceiverOf, WatchSenderOf};
 use openraft::{Raft, WatchChangeHandle};
 
+use crate::command::{Answer, Query};
 use crate::config::{ConfigError, RaftTuning};
 use crate::env::Env;
 use crate::health::Health;
 use crate::limits::PROPOSALS_IN_FLIGHT_CEILING;
-use crate::log_store::LogStore;
-use crate::message::ClusterId;
+use crate::log_store::{LogStats, LogStore};
+use crate::message::{ClusterId, Refusal, Request, Response};
 use crate::network::Network;
 pub use crate::node::stop::StopReason;
-pub use crate::server::Phase;
 use crate::server::Server;
+pub use crate::server::{Phase, StaleBound};
 use crate::state_machine::{StateMachine, StateReader};
 use crate::store::{self, RecoveryReport, StoreConfig, StoreError};
-use crate::transport::Transport;
+use crate::transport::{Handler, Transport};
 use crate::types::{Address, Member, NodeId, TypeConfig};
 use buggify::{assert_sometimes, buggify};
 
@@ -190,6 +191,41 @@ impl<E: Env> Node<E> {
 
     pub fn phase(&self) -> Phase {
         self.inner.server.phase()
+    }
+
+    /// Answers a client of this process as if its request had come over the transport.
+    pub async fn ask(&self, request: Request) -> Response {
+        self.inner.server.ask(request).await
+    }
+
+    /// Reads what is applied here, if it is within `bound`; waits for `budget` at most until it is.
+    pub async fn read_stale(&self, query: Query, bound: StaleBound, budget: Duration) -> Result<Answer, Refusal> {
+        self.inner.server.read_stale(query, bound, budget).await
+    }
+
+    /// How old the state here may be; `None` if this node neither leads nor heard a leader. See [`StaleBound`].
+    pub fn age(&self) -> Option<Duration> {
+        self.inner.server.age()
+    }
+
+    /// Answers clients and nobody else: for connections that may not do what nodes do.
+    pub fn client_handler(&self) -> Arc<dyn Handler> {
+        Arc::new(self.inner.server.for_clients())
+    }
+
+    /// Why a store failed, if one did. The node is stopping then.
+    pub fn store_failure(&self) -> Option<Arc<str>> {
+        self.inner.health.reason()
+    }
+
+    /// Proposals whose outcome is not known yet.
+    pub fn proposals_in_flight(&self) -> usize {
+        self.inner.server.proposals_in_flight()
+    }
+
+    /// What the log did since it was opened.
+    pub fn log_stats(&self) -> LogStats {
+        self.inner.log.stats()
     }
 
     /// Forms a new cluster of `members`, this node among them. Once, on one of them, all of them pristine.

@@ -12,6 +12,7 @@ mod log_time;
 mod raft_calls;
 mod read;
 mod snapshot;
+mod stale;
 mod write;
 
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -31,6 +32,8 @@ use crate::node::{NodeConfig, NodeRaft};
 use crate::server::gate::Gate;
 use crate::server::log_time::LogClock;
 use crate::server::snapshot::Receiver;
+use crate::server::stale::Freshness;
+pub use crate::server::stale::StaleBound;
 use crate::state_machine::StateReader;
 use crate::transport::{Handler, ReplyFuture};
 use crate::types::{LeaderId, NodeId, Term, TypeConfig};
@@ -57,6 +60,7 @@ struct Shared<E: Env> {
     reads: Gate,
     raft_calls: Gate,
     clock: Mutex<LogClock<InstantOf<TypeConfig<E>>>>,
+    freshness: Mutex<Freshness<InstantOf<TypeConfig<E>>>>,
     snapshots: Receiver<E>,
 }
 
@@ -89,6 +93,7 @@ impl<E: Env> Server<E> {
                 reads: Gate::new(in_flight_max),
                 raft_calls: Gate::new(raft_calls_max),
                 clock: Mutex::new(LogClock::default()),
+                freshness: Mutex::default(),
                 snapshots,
             }),
         }
@@ -146,6 +151,21 @@ impl<E: Env> Server<E> {
             Err(refusal) => Err(refusal),
         };
         result.unwrap_or_else(Response::Refused)
+    }
+
+    /// Answers a client of this process.
+    pub(crate) async fn ask(&self, request: Request) -> Response {
+        if of_node(&request) {
+            return Response::Refused(Refusal::new(ErrorCode::Malformed, "not a request of a client"));
+        }
+        let NodeConfig { id, cluster, .. } = self.shared.config;
+        let answered = self.dispatch(Envelope { cluster, to: Some(id), request }).await;
+        answered.unwrap_or_else(Response::Refused)
+    }
+
+    /// Answers clients and refuses nodes.
+    pub(crate) fn for_clients(&self) -> ClientServer<E> {
+        ClientServer { server: self.clone() }
     }
 
     fn check_addressee(&self, envelope: &Envelope) -> Refused<()> {
@@ -246,6 +266,27 @@ impl<E: Env> Server<E> {
 /// Whether a request comes from a node.
 fn of_node(request: &Request) -> bool {
     !matches!(request, Request::Write { .. } | Request::Read { .. } | Request::Leader | Request::Admin { .. })
+}
+
+/// Answers the requests that are a client's.
+pub(crate) struct ClientServer<E: Env> {
+    server: Server<E>,
+}
+
+impl<E: Env> Handler for ClientServer<E> {
+    fn handle(&self, request: Vec<u8>) -> ReplyFuture {
+        let server = self.server.clone();
+        Box::pin(async move {
+            let response = match decode_request(&request, server.shared.config.store.limits.message_bytes_max) {
+                Ok(envelope) if of_node(&envelope.request) => {
+                    Response::Refused(Refusal::new(ErrorCode::Malformed, "not a request of a client"))
+                }
+                Ok(_) => server.answer(request).await,
+                Err(error) => Response::Refused(Refusal::new(ErrorCode::Malformed, error.to_string())),
+            };
+            encode_response(&response)
+        })
+    }
 }
 
 impl<E: Env> Handler for Server<E> {

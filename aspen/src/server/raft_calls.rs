@@ -70,6 +70,7 @@ impl<E: Env> Server<E> {
         let entries: Result<Vec<Entry>, _> = encoded.into_iter().map(codec::decode_entry).collect();
         let entries = entries.map_err(|error| malformed(&error))?;
         check_consecutive(&append, &entries)?;
+        let commit = append.commit.map(|commit| commit.index);
         let rpc = AppendEntriesRequest {
             vote: Vote::from(append.vote),
             prev_log_id: append.prev.map(Into::into),
@@ -77,7 +78,10 @@ impl<E: Env> Server<E> {
             leader_commit: append.commit.map(Into::into),
         };
         let reply = match self.shared.raft.append_entries(rpc).await.map_err(raft_failed)? {
-            AppendEntriesResponse::Success => AppendReply::Success,
+            AppendEntriesResponse::Success => {
+                self.heard_leader(commit);
+                AppendReply::Success
+            }
             // A follower takes all entries of a request or none.
             AppendEntriesResponse::PartialSuccess(_) | AppendEntriesResponse::Conflict => {
                 assert_reachable!("an append met a conflict");

@@ -95,7 +95,7 @@ impl<E: Env> Server<E> {
         }
     }
 
-    async fn query(&self, query: Query) -> Refused<Answer> {
+    pub(super) async fn query(&self, query: Query) -> Refused<Answer> {
         let answered = self.shared.reader.query(query).await;
         answered.map_err(|error| Refusal::new(ErrorCode::NodeFailed, error.to_string()))
     }

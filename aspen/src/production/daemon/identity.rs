@@ -1,0 +1,106 @@
+//! Who this node is: what its data directory remembers beside the stores.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::message::ClusterId;
+use crate::production::secret;
+use crate::production::transport::Place;
+use crate::types::NodeId;
+
+/// Written once, before the stores are made.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Identity {
+    pub node_id: NodeId,
+    pub cluster: u64,
+    /// Who let it in, `KEY@HOST:PORT` each.
+    #[serde(default)]
+    pub peers: Vec<String>,
+}
+
+/// The identity cannot be had.
+#[derive(Debug, thiserror::Error)]
+#[error("{path}: {problem}")]
+pub struct IdentityError {
+    pub path: PathBuf,
+    pub problem: String,
+}
+
+impl Identity {
+    pub fn read(dir: &Path) -> Result<Option<Identity>, IdentityError> {
+        let path = path(dir);
+        let fail = |problem: String| IdentityError { path: path.clone(), problem };
+        if !path.try_exists().map_err(|error| fail(error.to_string()))? {
+            return Ok(None);
+        }
+        let text = std::fs::read_to_string(&path).map_err(|error| fail(error.to_string()))?;
+        serde_json::from_str(&text).map(Some).map_err(|error| fail(error.to_string()))
+    }
+
+    pub fn write(&self, dir: &Path) -> Result<(), IdentityError> {
+        let text = serde_json::to_string(self).expect("an identity has string keys only");
+        let path = path(dir);
+        secret::write(&path, &text).map_err(|error| IdentityError { path, problem: error.to_string() })
+    }
+
+    pub fn cluster(&self) -> ClusterId {
+        ClusterId(self.cluster)
+    }
+
+    pub fn places(&self) -> impl Iterator<Item = Place> {
+        self.peers.iter().filter_map(|text| text.parse().ok())
+    }
+}
+
+fn path(dir: &Path) -> PathBuf {
+    dir.join("identity.json")
+}
+
+/// Keeps every other process out of a data directory, until it is dropped or the process ends.
+#[derive(Debug)]
+pub struct DirectoryLock {
+    _file: File,
+}
+
+impl DirectoryLock {
+    pub fn take(dir: &Path) -> Result<DirectoryLock, IdentityError> {
+        let path = dir.join("lock");
+        let fail = |problem: String| IdentityError { path: path.clone(), problem };
+        let file = File::options().create(true).truncate(false).write(true).open(&path);
+        let file = file.map_err(|error| fail(error.to_string()))?;
+        match file.try_lock() {
+            Ok(()) => Ok(DirectoryLock { _file: file }),
+            Err(std::fs::TryLockError::WouldBlock) => Err(fail("another process uses this data directory".to_owned())),
+            Err(std::fs::TryLockError::Error(error)) => Err(fail(error.to_string())),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_identity_is_read_as_it_was_written() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(Identity::read(dir.path()).unwrap(), None);
+        let identity = Identity { node_id: 5, cluster: u64::MAX, peers: vec!["nonsense".to_owned()] };
+        identity.write(dir.path()).unwrap();
+        assert_eq!(Identity::read(dir.path()).unwrap(), Some(identity.clone()));
+        assert_eq!(identity.places().count(), 0);
+        std::fs::write(dir.path().join("identity.json"), "{").unwrap();
+        assert!(Identity::read(dir.path()).is_err());
+    }
+
+    #[test]
+    fn a_directory_has_one_user() {
+        let dir = tempfile::tempdir().unwrap();
+        let lock = DirectoryLock::take(dir.path()).unwrap();
+        assert!(DirectoryLock::take(dir.path()).unwrap_err().problem.contains("another process"));
+        drop(lock);
+        DirectoryLock::take(dir.path()).unwrap();
+    }
+}

@@ -1,0 +1,204 @@
+//! Real `aspen-node` processes on loopback, each in a directory of its own, and what a test asks them.
+#![allow(dead_code, reason = "each test binary uses its own part")]
+
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use aspen::production::client::{CallError, Caller};
+use axum::http::Method;
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::{Value, json};
+
+/// Nothing in a test takes so long, however busy the machine is.
+pub const PATIENCE: Duration = Duration::from_secs(40);
+
+/// Addresses, directories and processes of one test.
+pub struct Site {
+    pub dir: tempfile::TempDir,
+    pub http: Caller,
+}
+
+/// One process, killed when it is dropped.
+pub struct Process {
+    pub url: String,
+    pub dir: PathBuf,
+    arguments: Vec<String>,
+    child: Child,
+}
+
+/// A port that was free a moment ago.
+pub fn free_address() -> String {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
+}
+
+impl Site {
+    pub fn new() -> Site {
+        Site { dir: tempfile::tempdir().unwrap(), http: Caller::default() }
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// Starts a node in a directory of this name. Does not wait for it.
+    pub fn spawn(&self, name: &str, arguments: &[&str]) -> Process {
+        let http = free_address();
+        let dir = self.path(name);
+        let mut all = vec!["--data-dir".to_owned(), dir.display().to_string(), "--http-addr".to_owned(), http.clone()];
+        if !arguments.contains(&"--bind-addr") {
+            all.extend(["--bind-addr".to_owned(), free_address()]);
+        }
+        all.extend(["--heartbeat-interval-ms", "100", "--election-timeout-min-ms", "500"].map(str::to_owned));
+        all.extend(arguments.iter().map(|argument| (*argument).to_owned()));
+        let child = start(self.dir.path(), &all);
+        Process { url: format!("http://{http}"), dir, arguments: all, child }
+    }
+
+    /// Starts a node and waits until it is ready.
+    pub async fn start(&self, name: &str, arguments: &[&str]) -> Process {
+        let process = self.spawn(name, arguments);
+        process.ready(self).await;
+        process
+    }
+
+    /// Waits until a node has written its ticket.
+    pub async fn ticket(&self, path: &str) -> String {
+        let begun = Instant::now();
+        loop {
+            if let Ok(text) = std::fs::read_to_string(path) {
+                return text.trim().to_owned();
+            }
+            assert!(begun.elapsed() < PATIENCE, "no ticket was written");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    pub async fn get(&self, url: &str) -> (u16, Value) {
+        self.call(Method::GET, url, None, Vec::new()).await.unwrap_or_else(|error| panic!("{url}: {error}"))
+    }
+
+    pub async fn post(&self, url: &str, body: Value, token: Option<&str>) -> (u16, Value) {
+        let body = serde_json::to_vec(&body).unwrap();
+        self.call(Method::POST, url, token, body).await.unwrap_or_else(|error| panic!("{url}: {error}"))
+    }
+
+    async fn call(
+        &self,
+        method: Method,
+        url: &str,
+        token: Option<&str>,
+        body: Vec<u8>,
+    ) -> Result<(u16, Value), CallError> {
+        let (status, bytes) = self.http.call(method, url, token, body, PATIENCE).await?;
+        let text = String::from_utf8(bytes.to_vec()).unwrap();
+        Ok((status.as_u16(), serde_json::from_str(&text).unwrap_or(Value::String(text))))
+    }
+
+    /// Asks until `found` finds something in the answer.
+    pub async fn until<T>(&self, url: &str, what: &str, mut found: impl FnMut(u16, &Value) -> Option<T>) -> T {
+        let begun = Instant::now();
+        let mut last = String::new();
+        while begun.elapsed() < PATIENCE {
+            match self.call(Method::GET, url, None, Vec::new()).await {
+                Ok((status, value)) => {
+                    if let Some(found) = found(status, &value) {
+                        return found;
+                    }
+                    last = format!("{status} {value}");
+                }
+                Err(error) => last = error.to_string(),
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        panic!("it never came true at {url}: {what}; at last {last}");
+    }
+
+    /// Writes until it is acknowledged, wherever the leader is.
+    pub async fn set(&self, url: &str, key: &str, value: &str) -> u64 {
+        let begun = Instant::now();
+        loop {
+            let (status, reply) =
+                self.post(&format!("{url}/write"), json!({"set": {"key": key, "value": value}}), None).await;
+            if status == 200 {
+                return reply["revision"].as_u64().unwrap();
+            }
+            assert!(begun.elapsed() < PATIENCE, "{key} could not be written: {reply}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// A linearizable read, repeated until it is served.
+    pub async fn value(&self, url: &str, key: &str) -> Option<String> {
+        let read = format!("{url}/read?key={key}");
+        self.until(&read, "a read is served", |status, reply| (status == 200).then(|| reply.clone())).await["row"]["value"]
+            .as_str()
+            .map(str::to_owned)
+    }
+}
+
+fn start(cwd: &Path, arguments: &[String]) -> Child {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_aspen-node"));
+    command.args(arguments).current_dir(cwd).env("RUST_BACKTRACE", "1").stdout(Stdio::null()).stderr(Stdio::inherit());
+    command.spawn().unwrap()
+}
+
+impl Process {
+    pub async fn ready(&self, site: &Site) {
+        let ready = format!("{}/readyz", self.url);
+        site.until(&ready, "the node is ready", |status, _| (status == 200).then_some(())).await;
+    }
+
+    /// The bearer token that the node made for itself.
+    pub fn token(&self) -> String {
+        std::fs::read_to_string(self.dir.join("http-token")).unwrap().trim().to_owned()
+    }
+
+    /// SIGKILL.
+    pub fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// SIGTERM, then the status.
+    pub fn stop(&mut self) -> ExitStatus {
+        self.signal(Signal::TERM);
+        self.wait()
+    }
+
+    pub fn pause(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    pub fn resume(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+
+    pub fn wait(&mut self) -> ExitStatus {
+        let begun = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status;
+            }
+            assert!(begun.elapsed() < PATIENCE, "the process does not end");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// Starts it again as it was.
+    pub fn restart(&mut self) {
+        self.child = start(self.dir.parent().unwrap(), &self.arguments);
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
