@@ -149,6 +149,7 @@ impl AspenRaftTester {
             let all: Vec<String> = found.chain(record.report.doubts.iter().cloned()).collect();
             panic!("{name} under ASPEN_TEST_SEED={seed}: {}", all.join("\n"));
         }
+        eprintln!("{name}: digest {}", record.report.digest.as_deref().unwrap_or("unknown"));
         record
     }
 }
