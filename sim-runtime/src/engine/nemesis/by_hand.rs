@@ -49,10 +49,11 @@ impl<E: Clone + 'static> Nemesis<E> {
 
     /// Sets how far off a server's clock is: the wall clock in ns, the rate of both clocks in ppm.
     pub fn skew_clock(&self, index: usize, offset_ns: i64, rate_ppm: i64) {
-        self.ledger.injected("clock-step", u64::from(offset_ns != 0));
-        self.ledger.injected("clock-rate", u64::from(rate_ppm != 0));
-        self.clocks.borrow_mut()[index].changes =
-            vec![ClockChange::Step { by_ns: offset_ns }, ClockChange::Rate { ppm: rate_ppm }];
+        let step = (offset_ns != 0).then_some(ClockChange::Step { by_ns: offset_ns });
+        let rate = (rate_ppm != 0).then_some(ClockChange::Rate { ppm: rate_ppm });
+        let changes: Vec<ClockChange> = step.into_iter().chain(rate).collect();
+        changes.iter().for_each(|change| self.ledger.injected(change.family(), 1));
+        self.clocks.borrow_mut()[index].changes = changes;
         self.apply_clock(index);
     }
 }
