@@ -1,9 +1,13 @@
 //! The engine, tested with a system that is not Raft: the lock service of the examples.
 
+use std::time::Duration;
+
+use sim_runtime::engine::by_hand::ByHand;
 use sim_runtime::engine::record::{RunRecord, RunRequest, StopAt};
 use sim_runtime::engine::report::Verdict;
 use sim_runtime::engine::{Plan, Simulation, Spec, Until};
 use sim_runtime::isolate::in_process;
+use sim_runtime::world;
 
 #[path = "../examples/lock.rs"]
 #[expect(dead_code, reason = "the example's main is not called here")]
@@ -179,4 +183,25 @@ fn an_oracle_and_a_fault_family_can_be_left_out() {
     let rest: Vec<_> = all.iter().filter(|family| *family != left_out).cloned().collect();
     // The others are what they were.
     assert_eq!(families(&[left_out]), rest);
+}
+
+#[test]
+fn a_run_by_hand_leaves_down_what_goes_down_and_ends_like_any_other() {
+    let record = in_process(|| {
+        let request = RunRequest { seed: 3, spec: "lock".to_owned(), ..RunRequest::default() };
+        let by_hand = ByHand::new(lock::simulation(true), request, |_| {});
+        let sleep = |s| async move { world::sleep(Duration::from_secs(s)).await };
+        let up = |by_hand: &ByHand<_>| by_hand.fleet().is_up(0);
+        assert!(!up(&by_hand), "nobody has started it");
+        by_hand.enter(|| by_hand.fleet().boot_all());
+        by_hand.drive(sleep(1)).expect("the server runs");
+        assert!(up(&by_hand));
+        by_hand.enter(|| by_hand.fleet().crash(0, 1));
+        by_hand.drive(sleep(5)).expect("time passes without it");
+        assert!(!up(&by_hand), "nobody supervises");
+        by_hand.finish(&[])
+    });
+    assert_eq!(record.report.violations, []);
+    assert!(record.report.sim_time_ns.is_some_and(|time| time >= 6_000_000_000));
+    assert_eq!(record.report.metrics.map(|metrics| (metrics.crashes, metrics.restarts)), Some((1, 1)));
 }

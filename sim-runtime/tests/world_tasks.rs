@@ -88,7 +88,7 @@ fn abort_drops_the_future_but_not_a_result() {
 fn timeouts_fire_on_time_and_the_future_wins_a_tie() {
     world()
         .run(async {
-            let sleep = |ms| world::sleep(Duration::from_millis(ms));
+            let sleep = |ms| async move { world::sleep(Duration::from_millis(ms)).await };
             assert!(world::timeout(Duration::from_millis(2), sleep(5)).await.is_err());
             assert_eq!(world::now_ns(), 2_000_000);
             assert!(world::timeout(Duration::from_millis(2), sleep(2)).await.is_ok());
@@ -415,4 +415,33 @@ fn what_surrounds_a_violation_is_kept() {
     assert_eq!(kept[8..72], (502..566).collect::<Vec<_>>());
     assert!(world.trace()[7].text.contains("here"));
     assert_eq!(kept.last(), Some(&1_001), "the end of the run is the last event");
+}
+
+/// Between two steps of a run by hand nothing happens; in the next one everything goes on where it was.
+#[test]
+fn what_a_step_began_goes_on_in_the_next_and_ends_with_the_last() {
+    let world = World::new(WorldConfig::seeded(1));
+    let (ticks, drops) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicU32::new(0)));
+    let (counted, dropped) = (ticks.clone(), Dropped(drops.clone()));
+    let sleep = |ms| async move { world::sleep(Duration::from_millis(ms)).await };
+    world
+        .drive(async move {
+            let host = world::add_host("ticker");
+            world::boot(host, move || async move {
+                let _dropped = dropped;
+                loop {
+                    world::sleep(Duration::from_millis(10)).await;
+                    counted.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+        })
+        .expect("the first step ends");
+    assert_eq!((world.now(), ticks.load(Ordering::Relaxed)), (0, 0));
+    world.drive(sleep(35)).expect("the second step ends");
+    assert_eq!((world.now(), ticks.load(Ordering::Relaxed)), (35_000_000, 3));
+    world.drive(sleep(10)).expect("the third step ends");
+    assert_eq!(ticks.load(Ordering::Relaxed), 4);
+    assert_eq!(drops.load(Ordering::Relaxed), 0);
+    world.run(async {}).expect("the last step ends");
+    assert_eq!(drops.load(Ordering::Relaxed), 1, "the last step ends every host");
 }

@@ -345,6 +345,11 @@ impl View {
     }
 }
 
+/// What the nodes that run say of themselves, by server.
+pub fn running() -> BTreeMap<u32, NodeMetrics> {
+    VIEW.with_borrow(|view| view.nodes.iter().map(|(server, seen)| (*server, seen.metrics.clone())).collect())
+}
+
 /// The server whose node leads in the highest term, as far as is known.
 fn leader() -> Option<u32> {
     VIEW.with_borrow(|view| {

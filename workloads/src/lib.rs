@@ -7,6 +7,7 @@
 //! - [`membership`]: an operator who replaces lost machines; [`machines`]: which Raft node each machine is
 //! - [`event`]: what the oracles see; [`metrics`]: openraft's view, reduced to what is judged
 //! - [`scenario`]: scenarios of the corpus as tests
+//! - [`tester`]: scenarios by hand, a few lines each
 //! - [`mod@bench`]: fixed amounts of work, to be timed
 //! - [`mod@specs`]: the specs by name, and one run of one of them
 pub mod bench;
@@ -23,6 +24,8 @@ pub mod metrics;
 pub mod oracles;
 pub mod scenario;
 pub mod specs;
+pub mod tester;
 pub mod transport;
 
 pub use specs::{bugs, check_plan, run, specs};
+pub use tester::AspenRaftTester;

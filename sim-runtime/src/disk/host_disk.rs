@@ -280,6 +280,11 @@ impl Disk {
         self.shared.lock().volume.durable_list_at(directory, world::now_ns())
     }
 
+    /// Full paths of what readers see directly in a directory now, in order. Takes no time, and needs no caller that lives.
+    pub fn current_list(&self, directory: &str) -> Vec<String> {
+        self.shared.lock().volume.list(directory).unwrap_or_default()
+    }
+
     /// The file as readers see it now.
     pub fn contents(&self, path: &str) -> Option<Image> {
         self.shared.lock().volume.current_at(path, world::now_ns())

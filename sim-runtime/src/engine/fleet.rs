@@ -28,6 +28,8 @@ pub struct Fleet<E> {
     losses: RefCell<BTreeMap<usize, Lost>>,
     /// When more were lost than the system can bear.
     pub beyond_at_ns: Cell<Option<Nanos>>,
+    /// Servers that went down are started again. Off where somebody does that by hand.
+    pub supervised: Cell<bool>,
     pub crashes: Cell<u64>,
     pub power_losses: Cell<u64>,
     pub restarts: Cell<u64>,
@@ -68,6 +70,7 @@ impl<E: Clone + 'static> Fleet<E> {
             misbehaving: RefCell::default(),
             losses: RefCell::default(),
             beyond_at_ns: Cell::new(None),
+            supervised: Cell::new(true),
             crashes: Cell::new(0),
             power_losses: Cell::new(0),
             restarts: Cell::new(0),
@@ -146,8 +149,11 @@ impl<E: Clone + 'static> Fleet<E> {
         }
     }
 
-    /// Starts a server again `after_ns` from now, unless it is up by then.
+    /// Starts a server again `after_ns` from now, unless it is up by then, or nobody supervises.
     pub fn boot_after(self: &Rc<Self>, index: usize, after_ns: Nanos) {
+        if !self.supervised.get() {
+            return;
+        }
         let at = world::now_ns() + after_ns;
         let earlier = self.slots.borrow()[index].start_at.is_some_and(|planned| planned <= at);
         if earlier {
@@ -210,13 +216,19 @@ impl<E: Clone + 'static> Fleet<E> {
         if is_reserved || !self.run.system.may_be_wiped(number) {
             return false;
         }
+        self.erase(index, down_ns);
+        true
+    }
+
+    /// Destroys a server's disk without asking whether the system can bear it.
+    pub fn erase(self: &Rc<Self>, index: usize, down_ns: Nanos) {
+        let number = u32::try_from(index).expect("servers are numbered by u32");
         self.power_loss(index, down_ns);
         let host = self.hosts[index];
         Disk::of(host).mount(Volume::default());
         // A server that starts afresh is no witness of recovery.
         self.run.lost_unserved.borrow_mut().retain(|(of, _)| *of != host);
         self.run.system.wiped(number, host, world::boots(host));
-        true
     }
 
     /// Begins or ends a fault of the system's own.

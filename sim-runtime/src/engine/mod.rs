@@ -2,7 +2,7 @@
 //!
 //! - [`system`]: what a stranger writes, a [`System`] and [`Workload`]s
 //! - [`spec`]: from which plans a seed draws; [`planner`] draws; [`plan`] is the result, plain data
-//! - [`simulation`]: one run of a plan; [`iterate`]: many, in one process
+//! - [`simulation`]: one run of a plan; [`iterate`]: many, in one process; [`by_hand`]: one, told step by step what to do
 //! - [`fleet`]: servers, booted and killed; [`nemesis`]: faults, carried out; [`ledger`]: faults, counted
 //! - [`faults`]: the families that need more than a line
 //! - [`disk_faults`]: what happens to disks
@@ -12,6 +12,7 @@
 //! - [`log`]: what the system says through `tracing`, kept
 //! - [`record`], [`report`]: what a run hands back; [`listing`]: what can be run, by name
 pub mod bench;
+pub mod by_hand;
 pub mod coverage;
 pub mod disk_faults;
 pub mod faults;

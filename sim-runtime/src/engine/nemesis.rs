@@ -4,6 +4,7 @@
 //! calm phase undoes whatever is left. A fault whose target nobody plays at that moment does nothing and is not
 //! counted.
 
+mod by_hand;
 mod clocks;
 mod disk;
 mod links;

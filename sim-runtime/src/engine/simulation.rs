@@ -3,7 +3,7 @@
 //! Every run: setup, chaos, calm, checks. In the chaos phase clients work and faults happen; then everything heals and
 //! restarts, the system must converge within its bound, and the checks look at what is left.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -95,7 +95,17 @@ impl<E: Clone + 'static> Simulation<E> {
         RunRecord { log: lines, ..parts.into_record(request, outcome) }
     }
 
-    async fn play(&self, parts: &Parts<E>) {
+    /// Sets the stage of a run that is made by hand: the servers are there, down, and so is the nemesis.
+    pub(super) fn set(&self, request: &RunRequest, change: impl FnOnce(&mut Plan)) -> (Parts<E>, Stage<E>) {
+        let system = (self.system)();
+        let mut plan = self.plan_for(&*system, request.seed, &request.ablate);
+        change(&mut plan);
+        let parts = Parts::new(&Rc::new(plan), system, request);
+        let stage = parts.world.enter(|| self.stage(&parts));
+        (parts, stage)
+    }
+
+    fn stage(&self, parts: &Parts<E>) -> Stage<E> {
         let Parts { plan, run, coverage, .. } = parts;
         let fleet = Fleet::new(Rc::clone(plan), Rc::clone(run));
         for host in &fleet.hosts {
@@ -115,14 +125,19 @@ impl<E: Clone + 'static> Simulation<E> {
                 }
             });
         }
+        (fleet, nemesis)
+    }
 
+    async fn play(&self, parts: &Parts<E>) {
+        let Parts { plan, run, .. } = parts;
+        let (fleet, nemesis) = self.stage(parts);
         fleet.boot_all();
-        let mut cluster = Cluster { servers: fleet.hosts.clone(), bound_ns: FORM_NS_MAX, lost: BTreeSet::new() };
+        let cluster = Cluster { servers: fleet.hosts.clone(), bound_ns: FORM_NS_MAX, lost: BTreeSet::new() };
         if let Err(reason) = run.system.form(&cluster).await {
             parts.trouble.borrow_mut().push(format!("the cluster did not form: {reason}"));
         }
 
-        let clients = self.start_clients(plan, &fleet.hosts);
+        let clients = self.start_clients(parts, plan, &fleet.hosts);
         nemesis.unleash(&plan.faults, clients);
         while world::now_ns() < plan.duration_ns && !parts.is_over() {
             let next = (world::now_ns() + WATCH_NS).min(plan.duration_ns);
@@ -131,7 +146,17 @@ impl<E: Clone + 'static> Simulation<E> {
         if parts.is_over() {
             return;
         }
+        let mut names: Vec<&str> = plan.clients.iter().map(|client| client.workload.as_str()).collect();
+        names.sort_unstable();
+        names.dedup();
+        self.settle(parts, &names, &BTreeSet::new()).await;
+    }
 
+    /// Ends all faults; the system must converge; then the workloads of these `names` check what is left. Nobody counts
+    /// on the servers that are `away` for good.
+    pub(super) async fn settle(&self, parts: &Parts<E>, names: &[&str], away: &BTreeSet<u32>) {
+        let Parts { plan, run, .. } = parts;
+        let (fleet, nemesis) = parts.stage.borrow().clone().expect("the stage was set");
         nemesis.calm();
         fleet.boot_all();
         // With too much lost nothing more is owed than that nobody lies.
@@ -151,17 +176,20 @@ impl<E: Clone + 'static> Simulation<E> {
             run.system.phase(Phase::End);
             return;
         }
-        cluster.bound_ns = calm_until.saturating_sub(world::now_ns());
-        cluster.lost = fleet.lost();
+        let mut lost = fleet.lost();
+        lost.extend(away);
+        let bound_ns = calm_until.saturating_sub(world::now_ns());
+        let cluster = Cluster { servers: fleet.hosts.clone(), bound_ns, lost };
         let converged = run.system.converge(&cluster).await;
         run.system.phase(Phase::Converged(converged));
-        self.check(plan, &cluster, parts).await;
+        self.check(plan, names, &cluster, parts).await;
         run.system.phase(Phase::End);
     }
 
-    fn start_clients(&self, plan: &Plan, servers: &[HostId]) -> Vec<HostId> {
+    fn start_clients(&self, parts: &Parts<E>, plan: &Plan, servers: &[HostId]) -> Vec<HostId> {
         let mut hosts = Vec::new();
         for (index, client) in (0u32..).zip(&plan.clients) {
+            parts.clients.set(index + 1);
             let host = world::add_host(&format!("client-{index}"));
             hosts.push(host);
             let workload = self.workload_named(&client.workload);
@@ -173,11 +201,8 @@ impl<E: Clone + 'static> Simulation<E> {
     }
 
     /// Lets every workload check what is left, one after the other.
-    async fn check(&self, plan: &Plan, cluster: &Cluster, parts: &Parts<E>) {
-        let mut names: Vec<&str> = plan.clients.iter().map(|client| client.workload.as_str()).collect();
-        names.sort_unstable();
-        names.dedup();
-        for (index, name) in (u32::try_from(plan.clients.len()).expect("few clients")..).zip(names) {
+    async fn check(&self, plan: &Plan, names: &[&str], cluster: &Cluster, parts: &Parts<E>) {
+        for (index, name) in (parts.clients.get()..).zip(names) {
             let host = world::add_host(&format!("checker-{index}"));
             let (workload, servers, knobs) = (self.workload_named(name), cluster.servers.clone(), plan.knobs.clone());
             world::boot(host, move || {
@@ -201,10 +226,10 @@ impl<E: Clone + 'static> Simulation<E> {
 }
 
 /// What one run is made of.
-struct Parts<E> {
-    plan: Rc<Plan>,
-    world: World,
-    run: Rc<Run<E>>,
+pub(super) struct Parts<E> {
+    pub plan: Rc<Plan>,
+    pub world: World,
+    pub run: Rc<Run<E>>,
     coverage: Rc<Coverage>,
     stage: RefCell<Option<Stage<E>>>,
     /// Why the run may not pass although nothing was violated.
@@ -212,10 +237,13 @@ struct Parts<E> {
     stop_at: Option<StopAt>,
     /// The servers, where the run was stopped.
     look: Rc<RefCell<Look>>,
+    /// Numbers of clients that are taken.
+    pub clients: Cell<u32>,
     _installed: (run::Installed, buggify::Installed, Surroundings),
 }
 
-type Stage<E> = (Rc<Fleet<E>>, Rc<Nemesis<E>>);
+/// The servers, and what befalls them.
+pub(super) type Stage<E> = (Rc<Fleet<E>>, Rc<Nemesis<E>>);
 
 impl<E: Clone + 'static> Parts<E> {
     fn new(plan: &Rc<Plan>, system: Rc<dyn System<Event = E>>, request: &RunRequest) -> Parts<E> {
@@ -240,16 +268,17 @@ impl<E: Clone + 'static> Parts<E> {
             trouble: RefCell::default(),
             stop_at: request.stop_at,
             look: Rc::default(),
+            clients: Cell::new(0),
             _installed: installed,
         }
     }
 
     /// A violation was seen: what follows can only blur it.
-    fn is_over(&self) -> bool {
+    pub fn is_over(&self) -> bool {
         self.run.is_violated() || !self.world.panics().is_empty()
     }
 
-    fn into_record(self, request: &RunRequest, outcome: Result<(), Halt>) -> RunRecord {
+    pub fn into_record(self, request: &RunRequest, outcome: Result<(), Halt>) -> RunRecord {
         let at_ns = self.world.now();
         let is_spent = matches!(outcome, Err(Halt::TimeBudget { .. } | Halt::EventBudget { .. }));
         let early = self.stop_at.is_some() && is_spent;
@@ -515,7 +544,7 @@ fn ratio(part: u64, whole: u64) -> f64 {
 const WATCH_NS: u64 = 100_000_000;
 const CHECK_WATCH_NS: u64 = 10_000_000;
 /// Bound on forming a cluster.
-const FORM_NS_MAX: u64 = 20_000_000_000;
+pub(super) const FORM_NS_MAX: u64 = 20_000_000_000;
 /// Bound on the final checks of one workload.
 const CHECK_NS_MAX: u64 = 20_000_000_000;
 /// Most change points of a PCT order.

@@ -13,6 +13,25 @@ use super::limits::STACK_BYTES;
 /// default VFS and random generator).
 pub static ALONE: Mutex<()> = Mutex::new(());
 
+/// As [`in_process`], but the caller goes on: for simulations that are told step by step what to do. [`ALONE`] is held
+/// until `simulation` returns.
+///
+/// Nothing may wait for another simulation meanwhile: it would wait for ever.
+pub fn on_own_thread<T: Send + 'static>(simulation: impl FnOnce() -> T + Send + 'static) -> thread::JoinHandle<T> {
+    thread::Builder::new()
+        .name("simulation".to_owned())
+        .stack_size(STACK_BYTES)
+        .spawn(|| {
+            let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+            TUNED.call_once(allocator::tune);
+            escape::seed_hash_keys(0);
+            simulation()
+        })
+        .expect("a thread can be started: nothing simulates on this one")
+}
+
+static TUNED: Once = Once::new();
+
 /// Runs `simulation` under [`ALONE`] on a fresh thread, whose `HashMap` keys are the same each time. Panics of
 /// `simulation` reach the caller.
 ///
@@ -20,7 +39,6 @@ pub static ALONE: Mutex<()> = Mutex::new(());
 pub fn in_process<T: Send>(simulation: impl FnOnce() -> T + Send) -> T {
     // A test that failed in here poisons the lock; what it guards is rebuilt by every simulation.
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
-    static TUNED: Once = Once::new();
     TUNED.call_once(allocator::tune);
     thread::scope(|scope| {
         let thread = thread::Builder::new()

@@ -33,7 +33,7 @@ mod usage;
 mod zygote;
 
 pub use death::Death;
-pub use in_process::{ALONE, in_process};
+pub use in_process::{ALONE, in_process, on_own_thread};
 pub use limits::Limits;
 pub use outcome::Outcome;
 pub use pool::Pool;

@@ -204,8 +204,9 @@ impl Inner {
         self.draining.set(false);
     }
 
-    /// Runs `main` as the first task of host 0, until it completes or the run is given up.
-    pub fn run_main<T>(self: &Rc<Inner>, origin: Origin, main: impl Future<Output = T>) -> Result<T, Halt> {
+    /// Runs `main` as the first task of host 0, until it completes or the run is given up; then, if it was the `last`,
+    /// ends everything else.
+    pub fn run_main<T>(self: &Rc<Inner>, origin: Origin, main: impl Future<Output = T>, last: Last) -> Result<T, Halt> {
         assert!(!self.running.get(), "this simulation is already running");
         let entered = Entered::new(self);
         panics::install_hook();
@@ -230,10 +231,15 @@ impl Inner {
                 }
             };
             let result = self.run_until_done(key, &mut poll_main);
-            self.context.set(Context::OUTSIDE);
-            let look = self.last_look.take();
-            look.into_iter().for_each(|look| look());
-            self.shut_down(key);
+            match last {
+                Last::Yes => {
+                    self.context.set(Context::OUTSIDE);
+                    let look = self.last_look.take();
+                    look.into_iter().for_each(|look| look());
+                    self.shut_down(key);
+                }
+                Last::No => drop(self.tasks.borrow_mut().remove(key)),
+            }
             // The main future is dropped here, unless it completed: as part of a world that is over.
             self.context.set(Context { mute: true, ..Context::OUTSIDE });
             result
@@ -457,6 +463,13 @@ impl Inner {
         let mailboxes = self.network.borrow_mut().clear();
         drop(mailboxes);
     }
+}
+
+/// Whether the world is over when a main future is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Last {
+    Yes,
+    No,
 }
 
 enum MainPoll {

@@ -53,6 +53,7 @@ pub use trace::{Class, mark_violation, note, record};
 
 use crate::engine::record::{Checkpoint, TraceEvent};
 use agenda::Kind;
+use executor::Last;
 use state::{Entered, Inner, try_with, with};
 use task::Origin;
 
@@ -76,7 +77,20 @@ impl World {
     /// If a simulation is already running on this thread.
     #[track_caller]
     pub fn run<T>(&self, main: impl Future<Output = T>) -> Result<T, Halt> {
-        self.inner.run_main(Origin::caller("main"), main)
+        self.inner.run_main(Origin::caller("main"), main, Last::Yes)
+    }
+
+    /// As [`run`](World::run), but everything else stays where it is when `main` completes: time stands still until the
+    /// next call. For runs that are made by hand, one step after the other; the last step is a `run`.
+    ///
+    /// # Errors
+    /// As [`run`](World::run). After an error only a `run` makes sense, which ends the world.
+    ///
+    /// # Panics
+    /// If a simulation is already running on this thread.
+    #[track_caller]
+    pub fn drive<T>(&self, main: impl Future<Output = T>) -> Result<T, Halt> {
+        self.inner.run_main(Origin::caller("main"), main, Last::No)
     }
 
     /// Runs `f` with this world installed but without running any task: to prepare a run, or to ask afterwards.

@@ -236,7 +236,8 @@ impl Worker {
     }
 }
 
-fn failed(error: &ClientError) -> OpResult {
+/// A failed operation, as the oracles are told.
+pub(crate) fn failed(error: &ClientError) -> OpResult {
     let text = error.to_string();
     match error.outcome {
         ErrorOutcome::Definite => OpResult::Failed(text),

@@ -11,7 +11,7 @@ use crate::world::clock;
 #[derive(Default)]
 pub(super) struct Clock {
     always: ClockKnob,
-    changes: Vec<ClockChange>,
+    pub changes: Vec<ClockChange>,
 }
 
 impl<E: Clone + 'static> Nemesis<E> {
@@ -59,7 +59,7 @@ impl<E: Clone + 'static> Nemesis<E> {
         }
     }
 
-    fn apply_clock(&self, index: usize) {
+    pub(super) fn apply_clock(&self, index: usize) {
         let host = self.fleet.hosts[index];
         let clocks = self.clocks.borrow();
         let clock = &clocks[index];

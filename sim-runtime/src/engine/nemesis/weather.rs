@@ -23,6 +23,12 @@ impl Weather {
         Weather { base, next: 0, effects: BTreeMap::new(), touched: BTreeSet::new() }
     }
 
+    /// Changes what the links are like when nothing hangs over them.
+    pub fn rebase(&mut self, change: impl FnOnce(&mut NetworkConfig)) {
+        change(&mut self.base);
+        self.apply();
+    }
+
     /// Begins an effect on some links, or on all. Returns its number.
     pub fn begin(&mut self, links: Option<Vec<Link>>, effect: Effect) -> u64 {
         let number = self.next;
