@@ -122,6 +122,8 @@ fn admin_request() -> impl Strategy<Value = AdminRequest> {
         Just(AdminRequest::AllocateNodeId),
         (change, maybe_point()).prop_map(|(change, expected)| AdminRequest::Change { change, expected }),
         any::<u64>().prop_map(|to| AdminRequest::TransferLeadership { to }),
+        prop_oneof![Just(Upkeep::Snapshot), Just(Upkeep::Purge), Just(Upkeep::Checkpoint), Just(Upkeep::Elect)]
+            .prop_map(AdminRequest::Upkeep),
     ]
 }
 
@@ -150,6 +152,11 @@ fn admin_reply() -> impl Strategy<Value = AdminReply> {
         any::<u64>().prop_map(AdminReply::Allocated),
         point().prop_map(AdminReply::Changed),
         Just(AdminReply::Transferred),
+        point().prop_map(|point| AdminReply::Upkept(Upkept::Snapshot(point))),
+        point().prop_map(|point| AdminReply::Upkept(Upkept::Purged(point))),
+        (maybe_point(), any::<bool>())
+            .prop_map(|(applied, whole)| AdminReply::Upkept(Upkept::Checkpointed { applied, whole })),
+        Just(AdminReply::Upkept(Upkept::Standing)),
     ]
 }
 

@@ -6,7 +6,7 @@ use super::{Call, Client, mismatched};
 use crate::env::Env;
 use crate::error::{ClientError, ErrorCode};
 use crate::membership::Change;
-use crate::message::{AdminReply, AdminRequest, ClusterStatus, LogPoint, Request, Response};
+use crate::message::{AdminReply, AdminRequest, ClusterStatus, LogPoint, Request, Response, Upkeep, Upkept};
 use crate::types::{Address, NodeId};
 
 impl<E: Env> Client<E> {
@@ -79,8 +79,20 @@ impl<E: Env> Client<E> {
         }
     }
 
+    /// Asks one node, at this address, for its own upkeep. Repeated until the deadline: each may be done twice. A node
+    /// that is not this one refuses.
+    pub async fn upkeep(&self, upkeep: Upkeep, node: NodeId, at: Address) -> Result<Upkept, ClientError> {
+        let request = Request::Admin { request: AdminRequest::Upkeep(upkeep), budget_ms: 0 };
+        let call = Call { request, repeatable: true, node: Some((node, at)) };
+        match self.deliver(call, self.deadline()).await?.response {
+            Response::Admin(AdminReply::Upkept(upkept)) => Ok(upkept),
+            Response::Admin(other) => Err(strange(&other)),
+            other => Err(mismatched(&other)),
+        }
+    }
+
     async fn admin(&self, request: AdminRequest, repeatable: bool) -> Result<AdminReply, ClientError> {
-        let call = Call { request: Request::Admin { request, budget_ms: 0 }, repeatable };
+        let call = Call { request: Request::Admin { request, budget_ms: 0 }, repeatable, node: None };
         match self.deliver(call, self.deadline()).await?.response {
             Response::Admin(reply) => Ok(reply),
             other => Err(mismatched(&other)),

@@ -32,7 +32,7 @@ use crate::env::Env;
 use crate::error::{ClientError, ErrorCode, ErrorOutcome, Retry};
 use crate::message::{Envelope, LeaderHint, Request, Response, encode_request};
 use crate::transport::Transport;
-use crate::types::{Address, TypeConfig};
+use crate::types::{Address, NodeId, TypeConfig};
 use buggify::{assert_always, assert_reachable, assert_sometimes, assert_unreachable, buggify};
 
 /// A client of one cluster. Clones share the session and what is known of the leader.
@@ -89,10 +89,22 @@ impl<E: Env> Client<E> {
         result
     }
 
+    /// Changes the store under a name that the caller gives the operation: for programs that note the name before they
+    /// ask, so that they can ask again after a restart of their own, or let another process ask. The session was opened by
+    /// [`Command::OpenSession`].
+    ///
+    /// The caller sees to it that a number is used for one command only: whoever uses it again, for whatever command, is
+    /// told what came of the first. [`Outcome::SessionUnknown`] and [`Outcome::SessionStale`] are answers here, and say
+    /// nothing about earlier attempts.
+    pub async fn execute_as(&self, name: SessionSeq, command: Command) -> Result<Reply, ClientError> {
+        let (reply, _) = self.write(Some(name), command, self.deadline()).await?;
+        Ok(reply)
+    }
+
     /// Reads a linearizable state: one that contains every write acknowledged before this call.
     pub async fn query(&self, query: Query) -> Result<Answer, ClientError> {
         let deadline = self.deadline();
-        let call = Call { request: Request::Read { query, budget_ms: 0 }, repeatable: true };
+        let call = Call { request: Request::Read { query, budget_ms: 0 }, repeatable: true, node: None };
         match self.deliver(call, deadline).await {
             Ok(Delivered { response: Response::Answered(answer), .. }) => Ok(answer),
             Ok(other) => Err(mismatched(&other.response)),
@@ -136,7 +148,7 @@ impl<E: Env> Client<E> {
 
     /// Who leads, as the first node that answers sees it.
     pub async fn leader(&self) -> Result<Option<LeaderHint>, ClientError> {
-        let call = Call { request: Request::Leader, repeatable: true };
+        let call = Call { request: Request::Leader, repeatable: true, node: None };
         match self.deliver(call, self.deadline()).await?.response {
             Response::Leader { leader, .. } => Ok(leader),
             other => Err(mismatched(&other)),
@@ -198,7 +210,7 @@ impl<E: Env> Client<E> {
                 command,
                 Command::OpenSession { .. } | Command::RefreshSession { .. } | Command::CloseSession { .. }
             );
-        let call = Call { request: Request::Write { session, command, budget_ms: 0 }, repeatable };
+        let call = Call { request: Request::Write { session, command, budget_ms: 0 }, repeatable, node: None };
         let delivered = self.deliver(call, deadline).await?;
         match delivered.response {
             Response::Written(reply) => Ok((reply, delivered.earlier)),
@@ -217,8 +229,11 @@ impl<E: Env> Client<E> {
                 return Err(trail.expired());
             }
             let timeout = remaining.min(Duration::from_millis(tuning.attempt_ms));
-            let to = self.pick();
-            let request = self.encode(&call.request, timeout);
+            let (node, to) = match &call.node {
+                Some((node, address)) => (Some(*node), address.clone()),
+                None => (None, self.pick()),
+            };
+            let request = self.encode(&call.request, node, timeout);
             let received = self.inner.env.transport().call(&to, request, timeout).await;
             let mut seen = classify(received, usize::try_from(tuning.message_bytes_max).unwrap_or(usize::MAX));
             if seen.is_ok() && buggify!(at "client loses a reply", 0.1) {
@@ -226,7 +241,7 @@ impl<E: Env> Client<E> {
             }
             let failure = match seen {
                 Ok(response) => {
-                    if !matches!(response, Response::Leader { .. }) {
+                    if node.is_none() && !matches!(response, Response::Leader { .. }) {
                         self.targets().answered(to);
                     }
                     assert_sometimes!(
@@ -242,7 +257,8 @@ impl<E: Env> Client<E> {
             if retry == Retry::Never || (trail.is_unknown() && !call.repeatable) {
                 return Err(trail.refused());
             }
-            if retry == Retry::Elsewhere && self.targets().refused(&to, hint, tuning.redirects_max) {
+            let may_follow = retry == Retry::Elsewhere && node.is_none();
+            if may_follow && self.targets().refused(&to, hint, tuning.redirects_max) {
                 assert_reachable!("a client followed a hint to the leader");
                 continue;
             }
@@ -261,14 +277,14 @@ impl<E: Env> Client<E> {
         targets.pick()
     }
 
-    fn encode(&self, request: &Request, timeout: Duration) -> Vec<u8> {
+    fn encode(&self, request: &Request, to: Option<NodeId>, timeout: Duration) -> Vec<u8> {
         let mut request = request.clone();
         if let Request::Write { budget_ms, .. } | Request::Read { budget_ms, .. } | Request::Admin { budget_ms, .. } =
             &mut request
         {
             *budget_ms = u32::try_from(timeout.as_millis()).unwrap_or(u32::MAX);
         }
-        encode_request(&Envelope { cluster: self.inner.config.cluster, to: None, request })
+        encode_request(&Envelope { cluster: self.inner.config.cluster, to, request })
     }
 
     async fn lock_session(
@@ -294,6 +310,8 @@ impl<E: Env> Client<E> {
 struct Call {
     request: Request,
     repeatable: bool,
+    /// For this node and no other. Without: for whoever leads, or any.
+    node: Option<(NodeId, Address)>,
 }
 
 struct Delivered {

@@ -22,6 +22,34 @@ pub enum AdminRequest {
     },
     /// Makes another voter the leader.
     TransferLeadership { to: NodeId },
+    /// Asked of one node, whoever leads.
+    Upkeep(Upkeep),
+}
+
+/// What one node does for its own upkeep, when an operator asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Upkeep {
+    /// Takes a snapshot of everything applied.
+    Snapshot,
+    /// Removes every entry of the log that the snapshot covers.
+    Purge,
+    /// Empties SQLite's write-ahead log.
+    Checkpoint,
+    /// Stands for election, unless it leads or has no vote.
+    Elect,
+}
+
+/// What came of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Upkept {
+    /// A durable snapshot holds at least everything up to here.
+    Snapshot(LogPoint),
+    /// The log begins after this entry, or later.
+    Purged(LogPoint),
+    /// Everything applied up to here is durable in the state machine, if a reader was not in the way.
+    Checkpointed { applied: Option<LogPoint>, whole: bool },
+    /// Whether it wins is for the others to say.
+    Standing,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,6 +59,7 @@ pub enum AdminReply {
     /// The membership entry that is committed and applied.
     Changed(LogPoint),
     Transferred,
+    Upkept(Upkept),
 }
 
 /// The cluster as its leader sees it.

@@ -13,7 +13,7 @@ mod entries;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-pub use admin::{AdminReply, AdminRequest, ClusterStatus, MemberStatus};
+pub use admin::{AdminReply, AdminRequest, ClusterStatus, MemberStatus, Upkeep, Upkept};
 pub use body::{
     AppendReply, AppendRequest, BallotReply, BallotRequest, LeaderHint, LogPoint, Refusal, Request, Response,
     SnapshotBegin, SnapshotChunk, SnapshotFinish, SnapshotProgress, SnapshotReply, TransferReply, TransferRequest,

@@ -40,6 +40,13 @@ impl<E: Env> Server<E> {
     }
 
     async fn admin_unbounded(&self, request: AdminRequest, budget: Duration) -> Refused<AdminReply> {
+        match request {
+            AdminRequest::Upkeep(upkeep) => self.upkeep(upkeep).await.map(AdminReply::Upkept),
+            of_leader => self.admin_of_leader(of_leader, budget).await,
+        }
+    }
+
+    async fn admin_of_leader(&self, request: AdminRequest, budget: Duration) -> Refused<AdminReply> {
         let raft = &self.shared.raft;
         let leader = raft.as_leader().map_err(|forward| self.forward(forward))?;
         let metrics = raft.metrics().borrow_watched().clone();
@@ -71,6 +78,7 @@ impl<E: Env> Server<E> {
                 checked.map_err(|unmet| refused_by_guard(&unmet))?;
                 self.transfer(to, budget).await.map(|()| AdminReply::Transferred)
             }
+            AdminRequest::Upkeep(upkeep) => self.upkeep(upkeep).await.map(AdminReply::Upkept),
         }
     }
 

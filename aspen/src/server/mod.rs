@@ -13,6 +13,7 @@ mod raft_calls;
 mod read;
 mod snapshot;
 mod stale;
+mod upkeep;
 mod write;
 
 use std::sync::atomic::{AtomicU8, Ordering};

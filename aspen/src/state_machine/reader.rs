@@ -72,11 +72,13 @@ impl<E: Env> StateReader<E> {
         verified.map_err(|error| StoreError::from_io("verify", error))
     }
 
-    /// Copies the write-ahead log into the database and empties it, as far as no reader is in the way.
-    pub async fn checkpoint(&self) -> Result<(), StoreError> {
+    /// Copies the write-ahead log into the database and empties it, as far as no reader is in the way. Returns whether
+    /// none was: then everything applied is durable.
+    pub async fn checkpoint(&self) -> Result<bool, StoreError> {
         let checkpoint = |shared: Arc<Shared<E>>| {
             let state = shared.state.lock();
-            state.as_ref().ok_or_else(super::closed)?.checkpoint(CheckpointMode::Truncate).map(drop)
+            let done = state.as_ref().ok_or_else(super::closed)?.checkpoint(CheckpointMode::Truncate)?;
+            Ok(done.is_complete())
         };
         let done = self.shared.section("the state cannot be checkpointed", checkpoint).await;
         done.map_err(|error| StoreError::from_io("checkpoint", error))
