@@ -4,7 +4,11 @@
 //! of one node and does not. Everything that a command needs and that differs between nodes (time, ids) is decided
 //! before it is proposed, so that applying it is a pure function.
 
+mod transaction;
+
 use serde::{Deserialize, Serialize};
+
+pub use transaction::{Compare, ROWS_BYTES_MAX, TxnOp, TxnResult};
 
 /// A change of state.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,6 +44,8 @@ pub enum Command {
     RefreshSession { session: u64 },
     /// Ends a session; its id is refused from then on.
     CloseSession { session: u64 },
+    /// Does all of `then` if every comparison holds, else all of `otherwise`; in order, as one change.
+    Transaction { compare: Vec<Compare>, then: Vec<TxnOp>, otherwise: Vec<TxnOp> },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -50,7 +56,7 @@ pub struct Pair {
     pub value: Vec<u8>,
 }
 
-/// What a compare-and-swap wants to find.
+/// What a compare-and-swap or a comparison of a transaction wants to find.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Expect {
     /// The key does not exist.
@@ -119,6 +125,11 @@ pub enum Outcome {
     SessionUnknown,
     /// The sequence number is below one already answered, and its reply is no longer kept: nothing was done now.
     SessionStale,
+    /// Whether every comparison held, and what each operation of the branch taken did, in order.
+    Transacted {
+        matched: bool,
+        results: Vec<TxnResult>,
+    },
 }
 
 /// The revisions of a key.

@@ -1,6 +1,8 @@
 //! The bounds of the node, with units, enforced where the data enters.
 
-use crate::command::{Command, Expect, Query};
+use std::collections::BTreeSet;
+
+use crate::command::{Command, Expect, Query, TxnOp};
 
 /// Every bound of one node. The defaults are those of `docs/limits.md`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,6 +21,8 @@ pub struct Limits {
     pub apply_batch_entries_max: usize,
     /// Pairs in one set-multi.
     pub set_multi_pairs_max: usize,
+    /// Comparisons and operations of both branches of one transaction, together.
+    pub transaction_parts_max: usize,
     pub key_bytes_max: usize,
     pub value_bytes_max: usize,
     /// Rows in one answer to a scan.
@@ -40,6 +44,7 @@ impl Default for Limits {
             snapshot_chunk_bytes: 1 << 20,
             apply_batch_entries_max: 1000,
             set_multi_pairs_max: 100,
+            transaction_parts_max: 100,
             key_bytes_max: 1 << 10,
             value_bytes_max: 1 << 20,
             scan_rows_max: 10_000,
@@ -65,6 +70,10 @@ pub enum LimitError {
     ValueTooLong { actual: usize, max: usize },
     #[error("the command has {actual} pairs, 1 to {max} are allowed")]
     PairCount { actual: usize, max: usize },
+    #[error("the transaction has {actual} comparisons and operations, 1 to {max} are allowed")]
+    TransactionParts { actual: usize, max: usize },
+    #[error("a branch of the transaction modifies a key twice")]
+    ModifiedTwice,
     #[error("the command has {actual} bytes, {max} are allowed")]
     CommandTooLong { actual: usize, max: usize },
     #[error("the session's time to live is {actual} ms, 1 to {max} are allowed")]
@@ -82,9 +91,7 @@ impl Limits {
             Command::CompareAndSwap { key, expect, value } => {
                 self.check_key(key)?;
                 self.check_value(value)?;
-                if let Expect::Value(expected) = expect {
-                    self.check_value(expected)?;
-                }
+                self.check_expect(expect)?;
             }
             Command::SetMulti { pairs } => {
                 if pairs.is_empty() || pairs.len() > self.set_multi_pairs_max {
@@ -101,6 +108,18 @@ impl Limits {
                 }
             }
             Command::RefreshSession { .. } | Command::CloseSession { .. } => {}
+            Command::Transaction { compare, then, otherwise } => {
+                let (actual, max) = (compare.len() + then.len() + otherwise.len(), self.transaction_parts_max);
+                if actual == 0 || actual > max {
+                    return Err(LimitError::TransactionParts { actual, max });
+                }
+                for comparison in compare {
+                    self.check_key(&comparison.key)?;
+                    self.check_expect(&comparison.expect)?;
+                }
+                self.check_branch(then)?;
+                self.check_branch(otherwise)?;
+            }
         }
         if encoded_bytes > self.command_bytes_max {
             return Err(LimitError::CommandTooLong { actual: encoded_bytes, max: self.command_bytes_max });
@@ -123,6 +142,27 @@ impl Limits {
                 }
                 Ok(())
             }
+        }
+    }
+
+    fn check_branch(&self, ops: &[TxnOp]) -> Result<(), LimitError> {
+        let mut modified = BTreeSet::new();
+        for op in ops {
+            self.check_key(op.key())?;
+            if let TxnOp::Set { value, .. } = op {
+                self.check_value(value)?;
+            }
+            if !matches!(op, TxnOp::Get { .. }) && !modified.insert(op.key()) {
+                return Err(LimitError::ModifiedTwice);
+            }
+        }
+        Ok(())
+    }
+
+    fn check_expect(&self, expect: &Expect) -> Result<(), LimitError> {
+        match expect {
+            Expect::Value(expected) => self.check_value(expected),
+            Expect::Absent | Expect::ModRevision(_) => Ok(()),
         }
     }
 

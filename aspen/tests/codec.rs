@@ -3,7 +3,7 @@
 mod support;
 
 use aspen::codec;
-use aspen::command::{Command, Expect, KeyMeta, Outcome, Pair, Proposal, Reply, SessionSeq};
+use aspen::command::{Command, Compare, Expect, KeyMeta, Outcome, Pair, Proposal, Reply, SessionSeq, TxnOp};
 use aspen::types::{Entry, LeaderId, SnapshotMeta, StoredMembership, Vote};
 use proptest::prelude::*;
 use support::{blank, log_id, membership, normal, set};
@@ -22,6 +22,11 @@ fn sample_entries() -> Vec<Entry> {
         Command::OpenSession { ttl_ms: 1000 },
         Command::RefreshSession { session: 5 },
         Command::CloseSession { session: 5 },
+        Command::Transaction {
+            compare: vec![Compare { key: b"a".to_vec(), expect: Expect::ModRevision(300) }],
+            then: vec![TxnOp::Set { key: b"a".to_vec(), value: vec![1; 5] }, TxnOp::Delete { key: b"b".to_vec() }],
+            otherwise: vec![TxnOp::Get { key: b"a".to_vec() }],
+        },
     ];
     for (command, index) in commands.into_iter().zip(10..) {
         entries.push(normal(3, index, 12_345, session, command));
@@ -131,6 +136,16 @@ fn any_command() -> impl Strategy<Value = Command> {
     let expect =
         prop_oneof![Just(Expect::Absent), bytes().prop_map(Expect::Value), any::<u64>().prop_map(Expect::ModRevision)];
     let pair = (bytes(), bytes()).prop_map(|(key, value)| Pair { key, value });
+    let ops = || {
+        let op = prop_oneof![
+            (bytes(), bytes()).prop_map(|(key, value)| TxnOp::Set { key, value }),
+            bytes().prop_map(|key| TxnOp::Delete { key }),
+            bytes().prop_map(|key| TxnOp::Get { key }),
+        ];
+        proptest::collection::vec(op, 0..4)
+    };
+    let compare = (bytes(), expect.clone()).prop_map(|(key, expect)| Compare { key, expect });
+    let compare = proptest::collection::vec(compare, 0..4);
     prop_oneof![
         (bytes(), bytes()).prop_map(|(key, value)| Command::Set { key, value }),
         bytes().prop_map(|key| Command::Delete { key }),
@@ -139,6 +154,11 @@ fn any_command() -> impl Strategy<Value = Command> {
         any::<u64>().prop_map(|ttl_ms| Command::OpenSession { ttl_ms }),
         any::<u64>().prop_map(|session| Command::RefreshSession { session }),
         any::<u64>().prop_map(|session| Command::CloseSession { session }),
+        (compare, ops(), ops()).prop_map(|(compare, then, otherwise)| Command::Transaction {
+            compare,
+            then,
+            otherwise
+        }),
     ]
 }
 

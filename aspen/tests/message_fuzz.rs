@@ -3,7 +3,9 @@
 
 use std::collections::BTreeSet;
 
-use aspen::command::{Answer, Command, Expect, KeyMeta, KeyValue, Outcome, Pair, Query, Reply, SessionSeq};
+use aspen::command::{
+    Answer, Command, Compare, Expect, KeyMeta, KeyValue, Outcome, Pair, Query, Reply, SessionSeq, TxnOp,
+};
 use aspen::error::ERRORS;
 use aspen::membership::Change;
 use aspen::message::*;
@@ -47,6 +49,20 @@ fn expect() -> impl Strategy<Value = Expect> {
     prop_oneof![Just(Expect::Absent), bytes().prop_map(Expect::Value), any::<u64>().prop_map(Expect::ModRevision)]
 }
 
+fn txn_op() -> impl Strategy<Value = TxnOp> {
+    prop_oneof![
+        (bytes(), bytes()).prop_map(|(key, value)| TxnOp::Set { key, value }),
+        bytes().prop_map(|key| TxnOp::Delete { key }),
+        bytes().prop_map(|key| TxnOp::Get { key }),
+    ]
+}
+
+fn transaction() -> impl Strategy<Value = Command> {
+    let compare = (bytes(), expect()).prop_map(|(key, expect)| Compare { key, expect });
+    (vec(compare, 0..4), vec(txn_op(), 0..4), vec(txn_op(), 0..4))
+        .prop_map(|(compare, then, otherwise)| Command::Transaction { compare, then, otherwise })
+}
+
 fn command() -> impl Strategy<Value = Command> {
     prop_oneof![
         (bytes(), bytes()).prop_map(|(key, value)| Command::Set { key, value }),
@@ -56,6 +72,7 @@ fn command() -> impl Strategy<Value = Command> {
         any::<u64>().prop_map(|ttl_ms| Command::OpenSession { ttl_ms }),
         any::<u64>().prop_map(|session| Command::RefreshSession { session }),
         any::<u64>().prop_map(|session| Command::CloseSession { session }),
+        transaction(),
     ]
 }
 

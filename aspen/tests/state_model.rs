@@ -7,7 +7,10 @@ mod support;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use aspen::command::{Command, Expect, KeyMeta, KeyValue, Outcome, Pair, Proposal, Query, Reply, SessionSeq};
+use aspen::command::{
+    Command, Compare, Expect, KeyMeta, KeyValue, Outcome, Pair, Proposal, Query, ROWS_BYTES_MAX, Reply, SessionSeq,
+    TxnOp, TxnResult,
+};
 use aspen::floor::DurableFloor;
 use aspen::health::Health;
 use aspen::observe::Observation;
@@ -64,15 +67,10 @@ impl Model {
             Command::Set { key, value } => Outcome::Written { version: self.set(revision, key, value) },
             Command::Delete { key } => Outcome::Deleted { existed: self.rows.remove(key).is_some() },
             Command::CompareAndSwap { key, expect, value } => {
-                let found = self.rows.get(key);
-                let matches = match expect {
-                    Expect::Absent => found.is_none(),
-                    Expect::Value(value) => found.is_some_and(|(found, _)| found == value),
-                    Expect::ModRevision(revision) => found.is_some_and(|(_, meta)| meta.mod_revision == *revision),
-                };
-                match matches {
+                let found = self.rows.get(key).map(|(_, meta)| *meta);
+                match self.is(key, expect) {
                     true => Outcome::Written { version: self.set(revision, key, value) },
-                    false => Outcome::NotMatched { found: found.map(|(_, meta)| *meta) },
+                    false => Outcome::NotMatched { found },
                 }
             }
             Command::SetMulti { pairs } => {
@@ -94,9 +92,40 @@ impl Model {
                 }
                 None => Outcome::SessionUnknown,
             },
+            Command::Transaction { compare, then, otherwise } => {
+                let matched = compare.iter().all(|comparison| self.is(&comparison.key, &comparison.expect));
+                let branch = if matched { then } else { otherwise };
+                let mut shown_bytes = 0;
+                let results = branch.iter().map(|op| self.transact(revision, op, &mut shown_bytes)).collect();
+                Outcome::Transacted { matched, results }
+            }
             Command::CloseSession { session } => match self.sessions.remove(session) {
                 Some(_) => Outcome::SessionClosed,
                 None => Outcome::SessionUnknown,
+            },
+        }
+    }
+
+    fn is(&self, key: &[u8], expect: &Expect) -> bool {
+        let found = self.rows.get(key);
+        match expect {
+            Expect::Absent => found.is_none(),
+            Expect::Value(value) => found.is_some_and(|(found, _)| found == value),
+            Expect::ModRevision(revision) => found.is_some_and(|(_, meta)| meta.mod_revision == *revision),
+        }
+    }
+
+    fn transact(&mut self, revision: u64, op: &TxnOp, shown_bytes: &mut usize) -> TxnResult {
+        match op {
+            TxnOp::Set { key, value } => TxnResult::Written { version: self.set(revision, key, value) },
+            TxnOp::Delete { key } => TxnResult::Deleted { existed: self.rows.remove(key).is_some() },
+            TxnOp::Get { key } => match self.rows.get(key).cloned() {
+                None => TxnResult::Got { row: None },
+                Some((value, meta)) if *shown_bytes + key.len() + value.len() <= ROWS_BYTES_MAX => {
+                    *shown_bytes += key.len() + value.len();
+                    TxnResult::Got { row: Some(KeyValue { key: key.clone(), value, meta }) }
+                }
+                Some((_, meta)) => TxnResult::Omitted { meta },
             },
         }
     }
@@ -154,16 +183,11 @@ impl Source {
 
     fn command(&mut self, model: &Model) -> Command {
         let (key, value) = (self.key(), self.value());
-        match self.random.below(16) {
+        match self.random.below(20) {
             0..=4 => Command::Set { key, value },
             5..=7 => Command::Delete { key },
             8..=10 => {
-                let expect = match (self.random.below(4), model.rows.get(&key)) {
-                    (0, _) => Expect::Absent,
-                    (1, Some((value, _))) => Expect::Value(value.clone()),
-                    (2, Some((_, meta))) => Expect::ModRevision(meta.mod_revision),
-                    _ => Expect::Value(value.clone()),
-                };
+                let expect = self.expect(model, &key);
                 Command::CompareAndSwap { key, expect, value }
             }
             11 | 12 => {
@@ -173,7 +197,37 @@ impl Source {
             }
             13 => Command::OpenSession { ttl_ms: 1 + self.random.below(1000) },
             14 => Command::RefreshSession { session: self.any_session() },
-            _ => Command::CloseSession { session: self.any_session() },
+            15 => Command::CloseSession { session: self.any_session() },
+            _ => self.transaction(model),
+        }
+    }
+
+    /// Often with several operations on one key, which no client may ask for: applying must not depend on that.
+    fn transaction(&mut self, model: &Model) -> Command {
+        let compare = (0..self.random.below(3)).map(|_| {
+            let key = self.key();
+            Compare { expect: self.expect(model, &key), key }
+        });
+        let compare = compare.collect();
+        let [then, otherwise] = [0, 1].map(|_| (0..self.random.below(6)).map(|_| self.txn_op()).collect());
+        Command::Transaction { compare, then, otherwise }
+    }
+
+    fn txn_op(&mut self) -> TxnOp {
+        let key = self.key();
+        match self.random.below(5) {
+            0 | 1 => TxnOp::Set { key, value: self.value() },
+            2 => TxnOp::Delete { key },
+            _ => TxnOp::Get { key },
+        }
+    }
+
+    fn expect(&mut self, model: &Model, key: &[u8]) -> Expect {
+        match (self.random.below(4), model.rows.get(key)) {
+            (0, _) => Expect::Absent,
+            (1, Some((value, _))) => Expect::Value(value.clone()),
+            (2, Some((_, meta))) => Expect::ModRevision(meta.mod_revision),
+            _ => Expect::Value(self.value()),
         }
     }
 
@@ -298,6 +352,30 @@ async fn copy_of(
         incoming.write_chunk(incoming.written(), &chunk).await.unwrap();
     }
     incoming.finish().await.unwrap()
+}
+
+#[test]
+fn the_reply_to_a_transaction_is_bounded() {
+    run(async {
+        let dir = tempfile::tempdir().unwrap();
+        let machine = Machine::open(dir.path(), &StoreConfig::default()).await;
+        let open = normal(1, 1, 0, None, Command::OpenSession { ttl_ms: 60_000 });
+        let large = support::set(1, 2, b"large", &vec![1; ROWS_BYTES_MAX - 6]);
+        let fits = support::set(1, 3, b"fits", &[1]);
+        let get = |key: &[u8]| TxnOp::Get { key: key.to_vec() };
+        let gets = vec![get(b"fits"), get(b"large"), get(b"fits"), get(b"none")];
+        let command = Command::Transaction { compare: Vec::new(), then: gets, otherwise: Vec::new() };
+        let session = Some(SessionSeq { session: 1, seq: 1 });
+        let read = |index| normal(1, index, 0, session, command.clone());
+        let replies = machine.state.apply_entries(vec![open, large, fits, read(4), read(5)]).await.unwrap();
+        let meta = KeyMeta { create_revision: 3, mod_revision: 3, version: 1 };
+        let shown = TxnResult::Got { row: Some(KeyValue { key: b"fits".to_vec(), value: vec![1], meta }) };
+        let omitted = TxnResult::Omitted { meta: KeyMeta { create_revision: 2, mod_revision: 2, version: 1 } };
+        let results = vec![shown.clone(), omitted, shown, TxnResult::Got { row: None }];
+        let expected = Reply { revision: 4, outcome: Outcome::Transacted { matched: true, results } };
+        // The retry is answered from the session, with the reply to the first.
+        assert_eq!(replies[3..], [expected.clone(), expected]);
+    });
 }
 
 #[test]

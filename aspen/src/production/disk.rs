@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use axum::http::StatusCode;
 
-use crate::command::Command;
+use crate::command::{Command, TxnOp};
 use crate::production::http::error::Failure;
 
 /// Percent of the disk in use.
@@ -74,7 +74,14 @@ impl Disk {
 
     /// Why the command is not taken now, if it is not.
     pub fn refusal(&self, command: &Command) -> Option<Failure> {
-        let stores = matches!(command, Command::Set { .. } | Command::CompareAndSwap { .. } | Command::SetMulti { .. });
+        let stores = match command {
+            Command::Set { .. } | Command::CompareAndSwap { .. } | Command::SetMulti { .. } => true,
+            Command::Transaction { then, otherwise, .. } => {
+                then.iter().chain(otherwise).any(|op| matches!(op, TxnOp::Set { .. }))
+            }
+            Command::Delete { .. } => false,
+            Command::OpenSession { .. } | Command::RefreshSession { .. } | Command::CloseSession { .. } => false,
+        };
         (stores && self.full.load(Ordering::Relaxed)).then(|| {
             let message = format!("the disk of this node is more than {CRITICAL_PERCENT} % full");
             let hint = "delete keys or make room on the disk; writes are taken again by themselves";

@@ -138,18 +138,14 @@ impl Database {
                 true => Outcome::SessionClosed,
                 false => Outcome::SessionUnknown,
             },
+            Command::Transaction { compare, then, otherwise } => self.transact(revision, compare, then, otherwise)?,
         };
         Ok(Reply { revision, outcome })
     }
 
     fn compare_and_swap(&mut self, revision: u64, key: &[u8], expect: &Expect, value: &[u8]) -> io::Result<Outcome> {
         let found = find_kv(&self.connection, key, &mut self.scratch)?;
-        let matches = match (expect, &found) {
-            (Expect::Absent, found) => found.is_none(),
-            (Expect::Value(expected), Some(found)) => found.value == *expected,
-            (Expect::ModRevision(expected), Some(found)) => found.meta.mod_revision == *expected,
-            (Expect::Value(_) | Expect::ModRevision(_), None) => false,
-        };
+        let matches = is_as_expected(expect, found.as_ref());
         assert_sometimes!(!matches, "a compare did not match");
         assert_sometimes!(matches && found.is_some(), "a compare matched an existing key");
         if !matches {
@@ -175,7 +171,7 @@ impl Database {
         Ok(Outcome::Written { version })
     }
 
-    fn put(&mut self, revision: u64, key: &[u8], value: &[u8]) -> io::Result<u64> {
+    pub(super) fn put(&mut self, revision: u64, key: &[u8], value: &[u8]) -> io::Result<u64> {
         let found = find_kv(&self.connection, key, &mut self.scratch)?;
         self.write(revision, key, value, found)
     }
@@ -197,7 +193,7 @@ impl Database {
         Ok(meta.version)
     }
 
-    fn delete(&mut self, key: &[u8]) -> io::Result<bool> {
+    pub(super) fn delete(&mut self, key: &[u8]) -> io::Result<bool> {
         let Some(found) = find_kv(&self.connection, key, &mut self.scratch)? else {
             assert_reachable!("a delete found nothing");
             return Ok(false);
@@ -212,6 +208,16 @@ impl Database {
     /// Replaces one part of the state hash.
     fn swap_hash(&mut self, before: u64, after: u64) {
         self.meta.state_hash = self.meta.state_hash.wrapping_sub(before).wrapping_add(after);
+    }
+}
+
+/// Whether a key whose present row is `found` is as expected.
+pub(super) fn is_as_expected(expect: &Expect, found: Option<&FoundKv>) -> bool {
+    match (expect, found) {
+        (Expect::Absent, found) => found.is_none(),
+        (Expect::Value(expected), Some(found)) => found.value == *expected,
+        (Expect::ModRevision(expected), Some(found)) => found.meta.mod_revision == *expected,
+        (Expect::Value(_) | Expect::ModRevision(_), None) => false,
     }
 }
 

@@ -16,6 +16,7 @@ pub(crate) mod files;
 mod reader;
 pub(crate) mod rows;
 mod sessions;
+mod transaction;
 
 pub use reader::StateReader;
 
@@ -34,7 +35,7 @@ use openraft::storage::{ApplyResponder, EntryResponder, RaftSnapshotBuilder as _
 use openraft::type_config::TypeConfigExt;
 use rusqlite::Connection;
 
-use crate::command::{Command, Reply};
+use crate::command::{Command, Reply, TxnOp};
 use crate::env::{Env, File as _, Lane};
 use crate::floor::DurableFloor;
 use crate::health::Health;
@@ -501,7 +502,18 @@ fn weight(entry: &Entry) -> usize {
             Command::SetMulti { pairs } => pairs.iter().map(|pair| pair.key.len() + pair.value.len()).sum(),
             Command::Delete { key } => key.len(),
             Command::OpenSession { .. } | Command::RefreshSession { .. } | Command::CloseSession { .. } => 0,
+            Command::Transaction { then, otherwise, .. } => {
+                let branch = |ops: &[TxnOp]| ops.iter().map(weight_of_op).sum::<usize>();
+                branch(then).max(branch(otherwise))
+            }
         },
+    }
+}
+
+fn weight_of_op(op: &TxnOp) -> usize {
+    match op {
+        TxnOp::Set { key, value } => key.len() + value.len(),
+        TxnOp::Delete { key } | TxnOp::Get { key } => key.len(),
     }
 }
 

@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use aspen::command::{Command, Expect, KeyMeta, Outcome, Pair, Proposal, Reply, SessionSeq};
+use aspen::command::{
+    Command, Compare, Expect, KeyMeta, KeyValue, Outcome, Pair, Proposal, Reply, SessionSeq, TxnOp, TxnResult,
+};
 use aspen::observe::EntryMeta;
 use aspen::types::{Address, CommittedLeaderId, LeaderId, LogId, Member, Membership, NodeId, Payload, Vote};
 use xxhash_rust::xxh3::xxh3_64;
@@ -121,34 +123,63 @@ fn proposal(body: &mut Cursor<'_>) -> Option<Proposal> {
     Some(Proposal { log_time_ms, session, command: command(body)? })
 }
 
+fn owned(body: &mut Cursor<'_>) -> Option<Vec<u8>> {
+    body.bytes().map(<[u8]>::to_vec)
+}
+
+fn expect(body: &mut Cursor<'_>) -> Option<Expect> {
+    Some(match body.varint()? {
+        0 => Expect::Absent,
+        1 => Expect::Value(owned(body)?),
+        2 => Expect::ModRevision(body.varint()?),
+        _ => return None,
+    })
+}
+
 fn command(body: &mut Cursor<'_>) -> Option<Command> {
-    let owned = |body: &mut Cursor<'_>| body.bytes().map(<[u8]>::to_vec);
     Some(match body.varint()? {
         0 => Command::Set { key: owned(body)?, value: owned(body)? },
         1 => Command::Delete { key: owned(body)? },
-        2 => Command::CompareAndSwap {
-            key: owned(body)?,
-            expect: match body.varint()? {
-                0 => Expect::Absent,
-                1 => Expect::Value(owned(body)?),
-                2 => Expect::ModRevision(body.varint()?),
-                _ => return None,
-            },
-            value: owned(body)?,
-        },
+        2 => Command::CompareAndSwap { key: owned(body)?, expect: expect(body)?, value: owned(body)? },
         3 => Command::SetMulti { pairs: body.list(|body| Some(Pair { key: owned(body)?, value: owned(body)? }))? },
         4 => Command::OpenSession { ttl_ms: body.varint()? },
         5 => Command::RefreshSession { session: body.varint()? },
         6 => Command::CloseSession { session: body.varint()? },
+        7 => Command::Transaction {
+            compare: body.list(|body| Some(Compare { key: owned(body)?, expect: expect(body)? }))?,
+            then: body.list(transaction_op)?,
+            otherwise: body.list(transaction_op)?,
+        },
+        _ => return None,
+    })
+}
+
+fn transaction_op(body: &mut Cursor<'_>) -> Option<TxnOp> {
+    Some(match body.varint()? {
+        0 => TxnOp::Set { key: owned(body)?, value: owned(body)? },
+        1 => TxnOp::Delete { key: owned(body)? },
+        2 => TxnOp::Get { key: owned(body)? },
+        _ => return None,
+    })
+}
+
+fn key_meta(body: &mut Cursor<'_>) -> Option<KeyMeta> {
+    let (create_revision, mod_revision) = (body.varint()?, body.varint()?);
+    Some(KeyMeta { create_revision, mod_revision, version: body.varint()? })
+}
+
+fn transaction_result(body: &mut Cursor<'_>) -> Option<TxnResult> {
+    let row = |body: &mut Cursor<'_>| Some(KeyValue { key: owned(body)?, value: owned(body)?, meta: key_meta(body)? });
+    Some(match body.varint()? {
+        0 => TxnResult::Written { version: body.varint()? },
+        1 => TxnResult::Deleted { existed: body.bool()? },
+        2 => TxnResult::Got { row: body.option(row)? },
+        3 => TxnResult::Omitted { meta: key_meta(body)? },
         _ => return None,
     })
 }
 
 fn outcome(body: &mut Cursor<'_>) -> Option<Outcome> {
-    let key_meta = |body: &mut Cursor<'_>| {
-        let (create_revision, mod_revision) = (body.varint()?, body.varint()?);
-        Some(KeyMeta { create_revision, mod_revision, version: body.varint()? })
-    };
     Some(match body.varint()? {
         0 => Outcome::Nothing,
         1 => Outcome::Written { version: body.varint()? },
@@ -159,6 +190,7 @@ fn outcome(body: &mut Cursor<'_>) -> Option<Outcome> {
         6 => Outcome::SessionClosed,
         7 => Outcome::SessionUnknown,
         8 => Outcome::SessionStale,
+        9 => Outcome::Transacted { matched: body.bool()?, results: body.list(transaction_result)? },
         _ => return None,
     })
 }

@@ -9,7 +9,7 @@ use crate::command::{Command, Expect};
 use crate::production::cli::table::table;
 use crate::production::cli::{CliError, Outcome, Output};
 use crate::production::client::HttpClient;
-use crate::production::http::schema::{ScanRequest, Stale, WriteReply, WriteResult};
+use crate::production::http::schema::{ScanRequest, Stale, TxnResult, WriteReply, WriteResult, parse_transaction};
 
 #[derive(Debug, Subcommand)]
 pub enum Kv {
@@ -29,6 +29,14 @@ pub enum Kv {
         value: String,
         #[command(flatten)]
         expect: ExpectArguments,
+    },
+    /// Change and read several keys at once, if all comparisons hold; exit 1 if one does not
+    ///
+    /// The transaction is JSON, as in docs/http.md:
+    /// {"compare": [{"key": "a", "expect": "absent"}], "then": [{"set": {"key": "a", "value": "1"}}], "otherwise": [{"get": {"key": "a"}}]}
+    Txn {
+        /// `-` reads it from standard input
+        transaction: String,
     },
     /// List keys
     Scan {
@@ -93,6 +101,11 @@ pub(super) async fn run(command: Kv, client: &HttpClient) -> Outcome {
             let command = Command::CompareAndSwap { key: key.into_bytes(), expect, value: value_of(value)? };
             written(client.execute(command).await?)
         }
+        Kv::Txn { transaction } => {
+            let malformed = |error| CliError::Failed(format!("the transaction: {error}"));
+            let command = parse_transaction(&value_of(transaction)?).map_err(malformed)?;
+            written(client.execute(command).await?)
+        }
         Kv::Scan { prefix, limit, stale } => {
             let request = ScanRequest {
                 prefix: Some(prefix.as_str().into()),
@@ -123,9 +136,28 @@ fn written(reply: WriteReply) -> Outcome {
             (false, format!("not as expected: modified at revision {}", meta.mod_revision))
         }
         WriteResult::NotMatched { found: None } => (false, "not as expected: there is no such key".to_owned()),
+        WriteResult::Transacted { matched, results } => {
+            let mut text = if *matched { "every comparison held" } else { "a comparison did not hold" }.to_owned();
+            results.iter().for_each(|result| text.push_str(&format!("\n  {}", transacted(result))));
+            (*matched, text + "\n")
+        }
         other => (true, format!("{other:?}")),
     };
     Ok(Output { json: json(&reply)?, text: format!("{text} (revision {})", reply.revision), good })
+}
+
+/// What one operation of a transaction did.
+fn transacted(result: &TxnResult) -> String {
+    match result {
+        TxnResult::Written { version } => format!("stored, version {version}"),
+        TxnResult::Deleted { existed: true } => "deleted".to_owned(),
+        TxnResult::Deleted { existed: false } => "there was no such key to delete".to_owned(),
+        TxnResult::Got { row: Some(row) } => format!("{} = {}", row.key, row.value),
+        TxnResult::Got { row: None } => "there is no such key".to_owned(),
+        TxnResult::Omitted { meta } => {
+            format!("modified at revision {}, but too large for one reply with the others", meta.mod_revision)
+        }
+    }
 }
 
 fn value_of(argument: String) -> Result<Vec<u8>, CliError> {

@@ -8,7 +8,7 @@ use axum::body::Bytes;
 use axum::extract::{Query as UrlQuery, State};
 use serde::Deserialize;
 
-use crate::command::{Answer, Command, Pair, Query};
+use crate::command::{Answer, Command, Query, TxnOp};
 use crate::message::{Request, Response};
 use crate::node::StaleBound;
 use crate::production::http::App;
@@ -21,7 +21,7 @@ use crate::production::side::RESERVED_PREFIX;
 
 pub(super) async fn write(State(app): State<Arc<App>>, body: Bytes) -> Result<Json<WriteReply>, Failure> {
     let WriteRequest { command, session, timeout_ms } = WriteRequest::parse(&body).map_err(Failure::malformed)?;
-    if keys(&command).any(|key| key.starts_with(RESERVED_PREFIX)) {
+    if keys(&command).iter().any(|key| key.starts_with(RESERVED_PREFIX)) {
         return Err(Failure::malformed("keys that begin with \\0aspen/ are the node's own"));
     }
     if let Some(refused) = app.disk.refusal(&command) {
@@ -113,11 +113,15 @@ async fn answer(app: &App, query: Query, stale: Option<Stale>, timeout_ms: Optio
     answered.map_err(|refusal| app.failure(refusal, Effect::Read))
 }
 
-fn keys(command: &Command) -> impl Iterator<Item = &[u8]> {
-    let (one, many): (Option<&[u8]>, &[Pair]) = match command {
-        Command::Set { key, .. } | Command::Delete { key } | Command::CompareAndSwap { key, .. } => (Some(key), &[]),
-        Command::SetMulti { pairs } => (None, pairs),
-        Command::OpenSession { .. } | Command::RefreshSession { .. } | Command::CloseSession { .. } => (None, &[]),
-    };
-    one.into_iter().chain(many.iter().map(|pair| pair.key.as_slice()))
+/// Every key that a command names.
+fn keys(command: &Command) -> Vec<&[u8]> {
+    match command {
+        Command::Set { key, .. } | Command::Delete { key } | Command::CompareAndSwap { key, .. } => vec![key],
+        Command::SetMulti { pairs } => pairs.iter().map(|pair| pair.key.as_slice()).collect(),
+        Command::OpenSession { .. } | Command::RefreshSession { .. } | Command::CloseSession { .. } => Vec::new(),
+        Command::Transaction { compare, then, otherwise } => {
+            let compared = compare.iter().map(|comparison| comparison.key.as_slice());
+            compared.chain(then.iter().chain(otherwise).map(TxnOp::key)).collect()
+        }
+    }
 }

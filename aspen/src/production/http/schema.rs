@@ -3,8 +3,13 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+mod transaction;
+
 use crate::command::{Answer, Command, Expect, KeyMeta, KeyValue, Outcome, Pair, Query, Reply, SessionSeq};
 use crate::production::http::text::Text;
+
+use transaction::TxnJson;
+pub use transaction::{TxnResult, parse_transaction};
 
 /// A command with what goes beside it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,6 +29,7 @@ enum CommandJson {
     OpenSession { ttl_ms: u64 },
     RefreshSession { session: u64 },
     CloseSession { session: u64 },
+    Txn(TxnJson),
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -75,18 +81,33 @@ impl WriteRequest {
     }
 }
 
+impl From<ExpectJson> for Expect {
+    fn from(expect: ExpectJson) -> Self {
+        match expect {
+            ExpectJson::Absent => Expect::Absent,
+            ExpectJson::Value(value) => Expect::Value(value.0),
+            ExpectJson::ModRevision(revision) => Expect::ModRevision(revision),
+        }
+    }
+}
+
+impl From<&Expect> for ExpectJson {
+    fn from(expect: &Expect) -> Self {
+        match expect {
+            Expect::Absent => ExpectJson::Absent,
+            Expect::Value(value) => ExpectJson::Value(Text(value.clone())),
+            Expect::ModRevision(revision) => ExpectJson::ModRevision(*revision),
+        }
+    }
+}
+
 impl From<CommandJson> for Command {
     fn from(command: CommandJson) -> Self {
         match command {
             CommandJson::Set { key, value } => Command::Set { key: key.0, value: value.0 },
             CommandJson::Delete { key } => Command::Delete { key: key.0 },
             CommandJson::Cas { key, expect, value } => {
-                let expect = match expect {
-                    ExpectJson::Absent => Expect::Absent,
-                    ExpectJson::Value(value) => Expect::Value(value.0),
-                    ExpectJson::ModRevision(revision) => Expect::ModRevision(revision),
-                };
-                Command::CompareAndSwap { key: key.0, expect, value: value.0 }
+                Command::CompareAndSwap { key: key.0, expect: expect.into(), value: value.0 }
             }
             CommandJson::SetMulti { pairs } => {
                 let pairs = pairs.into_iter().map(|pair| Pair { key: pair.key.0, value: pair.value.0 }).collect();
@@ -95,6 +116,7 @@ impl From<CommandJson> for Command {
             CommandJson::OpenSession { ttl_ms } => Command::OpenSession { ttl_ms },
             CommandJson::RefreshSession { session } => Command::RefreshSession { session },
             CommandJson::CloseSession { session } => Command::CloseSession { session },
+            CommandJson::Txn(txn) => txn.into(),
         }
     }
 }
@@ -106,12 +128,7 @@ impl From<&Command> for CommandJson {
             Command::Set { key, value } => CommandJson::Set { key: text(key), value: text(value) },
             Command::Delete { key } => CommandJson::Delete { key: text(key) },
             Command::CompareAndSwap { key, expect, value } => {
-                let expect = match expect {
-                    Expect::Absent => ExpectJson::Absent,
-                    Expect::Value(value) => ExpectJson::Value(text(value)),
-                    Expect::ModRevision(revision) => ExpectJson::ModRevision(*revision),
-                };
-                CommandJson::Cas { key: text(key), expect, value: text(value) }
+                CommandJson::Cas { key: text(key), expect: expect.into(), value: text(value) }
             }
             Command::SetMulti { pairs } => {
                 let pair = |pair: &Pair| PairJson { key: text(&pair.key), value: text(&pair.value) };
@@ -120,6 +137,9 @@ impl From<&Command> for CommandJson {
             Command::OpenSession { ttl_ms } => CommandJson::OpenSession { ttl_ms: *ttl_ms },
             Command::RefreshSession { session } => CommandJson::RefreshSession { session: *session },
             Command::CloseSession { session } => CommandJson::CloseSession { session: *session },
+            Command::Transaction { compare, then, otherwise } => {
+                CommandJson::Txn(TxnJson::new(compare, then, otherwise))
+            }
         }
     }
 }
@@ -144,6 +164,7 @@ pub enum WriteResult {
     SessionClosed,
     SessionUnknown,
     SessionStale,
+    Transacted { matched: bool, results: Vec<TxnResult> },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -171,6 +192,9 @@ impl From<Reply> for WriteReply {
             Outcome::SessionClosed => WriteResult::SessionClosed,
             Outcome::SessionUnknown => WriteResult::SessionUnknown,
             Outcome::SessionStale => WriteResult::SessionStale,
+            Outcome::Transacted { matched, results } => {
+                WriteResult::Transacted { matched, results: results.into_iter().map(TxnResult::from).collect() }
+            }
         };
         WriteReply { revision: reply.revision, result }
     }
@@ -309,6 +333,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::command::{Compare, TxnOp};
 
     #[test]
     fn every_command_is_read_as_it_is_written() {
@@ -323,6 +348,11 @@ mod tests {
             Command::OpenSession { ttl_ms: 5 },
             Command::RefreshSession { session: 5 },
             Command::CloseSession { session: 5 },
+            Command::Transaction {
+                compare: vec![Compare { key: key(), expect: Expect::Value(key()) }],
+                then: vec![TxnOp::Set { key: key(), value: vec![0xff] }, TxnOp::Get { key: key() }],
+                otherwise: vec![TxnOp::Delete { key: key() }],
+            },
         ];
         for command in commands {
             let session = Some(SessionSeq { session: 7, seq: 1 });

@@ -1,7 +1,9 @@
 //! Both decoders read the same values, and what this one accepts the product's accepts as the same value.
 
 use aspen::codec;
-use aspen::command::{Command, Expect, KeyMeta, Outcome, Pair, Proposal, Reply, SessionSeq};
+use aspen::command::{
+    Command, Compare, Expect, KeyMeta, KeyValue, Outcome, Pair, Proposal, Reply, SessionSeq, TxnOp, TxnResult,
+};
 use aspen::types::{
     Address, CommittedLeaderId, Entry, LeaderId, LogId, Member, Membership, NodeId, Payload, SnapshotMeta,
     StoredMembership, Vote,
@@ -37,9 +39,36 @@ fn stored_membership() -> impl Strategy<Value = StoredMembership> {
     (proptest::option::of(log_id()), membership()).prop_map(|(id, membership)| StoredMembership::new(id, membership))
 }
 
+fn txn_op() -> impl Strategy<Value = TxnOp> {
+    prop_oneof![
+        (bytes(), bytes()).prop_map(|(key, value)| TxnOp::Set { key, value }),
+        bytes().prop_map(|key| TxnOp::Delete { key }),
+        bytes().prop_map(|key| TxnOp::Get { key }),
+    ]
+}
+
+fn txn_result() -> impl Strategy<Value = TxnResult> {
+    let row = (bytes(), bytes(), key_meta()).prop_map(|(key, value, meta)| KeyValue { key, value, meta });
+    prop_oneof![
+        number().prop_map(|version| TxnResult::Written { version }),
+        any::<bool>().prop_map(|existed| TxnResult::Deleted { existed }),
+        proptest::option::of(row).prop_map(|row| TxnResult::Got { row }),
+        key_meta().prop_map(|meta| TxnResult::Omitted { meta }),
+    ]
+}
+
+fn key_meta() -> impl Strategy<Value = KeyMeta> {
+    (number(), number(), number()).prop_map(|(create_revision, mod_revision, version)| KeyMeta {
+        create_revision,
+        mod_revision,
+        version,
+    })
+}
+
 fn command() -> impl Strategy<Value = Command> {
     let expect =
         prop_oneof![Just(Expect::Absent), bytes().prop_map(Expect::Value), number().prop_map(Expect::ModRevision)];
+    let compare = (bytes(), expect.clone()).prop_map(|(key, expect)| Compare { key, expect });
     prop_oneof![
         (bytes(), bytes()).prop_map(|(key, value)| Command::Set { key, value }),
         bytes().prop_map(|key| Command::Delete { key }),
@@ -49,6 +78,8 @@ fn command() -> impl Strategy<Value = Command> {
         number().prop_map(|ttl_ms| Command::OpenSession { ttl_ms }),
         number().prop_map(|session| Command::RefreshSession { session }),
         number().prop_map(|session| Command::CloseSession { session }),
+        (vec(compare, 0..4), vec(txn_op(), 0..4), vec(txn_op(), 0..4))
+            .prop_map(|(compare, then, otherwise)| Command::Transaction { compare, then, otherwise }),
     ]
 }
 
@@ -63,21 +94,18 @@ fn payload() -> impl Strategy<Value = Payload> {
 }
 
 fn reply() -> impl Strategy<Value = Reply> {
-    let meta = (number(), number(), number()).prop_map(|(create_revision, mod_revision, version)| KeyMeta {
-        create_revision,
-        mod_revision,
-        version,
-    });
     let outcome = prop_oneof![
         Just(Outcome::Nothing),
         number().prop_map(|version| Outcome::Written { version }),
         any::<bool>().prop_map(|existed| Outcome::Deleted { existed }),
-        proptest::option::of(meta).prop_map(|found| Outcome::NotMatched { found }),
+        proptest::option::of(key_meta()).prop_map(|found| Outcome::NotMatched { found }),
         number().prop_map(|session| Outcome::SessionOpened { session }),
         Just(Outcome::SessionRefreshed),
         Just(Outcome::SessionClosed),
         Just(Outcome::SessionUnknown),
         Just(Outcome::SessionStale),
+        (any::<bool>(), vec(txn_result(), 0..4))
+            .prop_map(|(matched, results)| Outcome::Transacted { matched, results }),
     ];
     (number(), outcome).prop_map(|(revision, outcome)| Reply { revision, outcome })
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use aspen::command::{Answer, Command, KeyValue, Outcome, Reply, SessionSeq};
+use aspen::command::{Answer, Command, KeyValue, Outcome, Reply, SessionSeq, TxnOp};
 use sim_runtime::checker::history::{History, HistoryError, Operation};
 use sim_runtime::engine::{Judge, Stamped};
 
@@ -102,7 +102,20 @@ pub(crate) fn effects(command: &Command) -> Vec<(&[u8], Option<&[u8]>)> {
             last.into_iter().map(|(key, value)| (key, Some(value))).collect()
         }
         Command::OpenSession { .. } | Command::RefreshSession { .. } | Command::CloseSession { .. } => Vec::new(),
+        Command::Transaction { then, otherwise, .. } => {
+            branch_effects(then).into_iter().chain(branch_effects(otherwise)).collect()
+        }
     }
+}
+
+/// What a branch of a transaction does to keys, each once.
+pub(crate) fn branch_effects(ops: &[TxnOp]) -> Vec<(&[u8], Option<&[u8]>)> {
+    let modified = ops.iter().filter_map(|op| match op {
+        TxnOp::Set { key, value } => Some((key.as_slice(), Some(value.as_slice()))),
+        TxnOp::Delete { key } => Some((key.as_slice(), None)),
+        TxnOp::Get { .. } => None,
+    });
+    modified.collect::<BTreeMap<_, _>>().into_iter().collect()
 }
 
 /// Whether the operation, if it does anything, leaves `value` under `key`.
