@@ -6,7 +6,7 @@
 //! - [`kv`]: the workload over all commands and queries
 //! - [`membership`]: an operator who replaces lost machines; [`machines`]: which Raft node each machine is
 //! - [`event`]: what the oracles see; [`metrics`]: openraft's view, reduced to what is judged
-//! - [`scenario`]: scenarios of the corpus as tests
+//! - [`scenario`]: scenarios of the corpus as tests; `property` (feature `proptest`): plans for property tests
 //! - [`tester`]: scenarios by hand, a few lines each
 //! - [`mod@bench`]: fixed amounts of work, to be timed
 //! - [`mod@specs`]: the specs by name, and one run of one of them
@@ -22,6 +22,8 @@ pub mod machines;
 pub mod membership;
 pub mod metrics;
 pub mod oracles;
+#[cfg(feature = "proptest")]
+pub mod property;
 pub mod scenario;
 pub mod specs;
 pub mod tester;

@@ -8,7 +8,7 @@
 //! - [`disk_faults`]: what happens to disks
 //! - [`coverage`]: which assertion and fault sites were visited
 //! - [`oracle`]: judges of a run; [`run`]: where servers and clients leave what they did
-//! - [`mod@shrink`]: from a failing plan to a small one
+//! - [`mod@shrink`]: from a failing plan to a small one; `strategy` (feature `proptest`): plans for property tests
 //! - [`log`]: what the system says through `tracing`, kept
 //! - [`record`], [`report`]: what a run hands back; [`listing`]: what can be run, by name
 pub mod bench;
@@ -31,6 +31,8 @@ pub mod run;
 pub mod shrink;
 pub mod simulation;
 pub mod spec;
+#[cfg(feature = "proptest")]
+pub mod strategy;
 mod surroundings;
 pub mod system;
 mod tickets;

@@ -7,6 +7,8 @@
 //!
 //! The shrinker decides what to try; whoever runs it decides how ([`Trial`]): in processes side by side, or in a test.
 
+#[cfg(feature = "proptest")]
+pub(super) mod cuts;
 mod lists;
 mod plunge;
 mod simpler;

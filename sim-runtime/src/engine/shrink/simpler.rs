@@ -144,7 +144,7 @@ fn halve_durations(value: &mut Value) -> bool {
 }
 
 /// Everything in the time between the beginning and the end comes at half its time.
-fn sooner(plan: &Plan) -> Plan {
+pub(super) fn sooner(plan: &Plan) -> Plan {
     let mut plan = plan.clone();
     if plan.duration_ns < 2 * START_NS {
         return plan;
