@@ -8,6 +8,7 @@ use std::time::Duration;
 use openraft::SnapshotPolicy;
 
 use crate::message::ENTRIES_MAX;
+use crate::planted::planted;
 
 /// The configuration makes no sense; the message says what to change.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -140,7 +141,7 @@ impl RaftTuning {
             // A leader replicates entries before they are durable at itself. If it lost power then and went on leading
             // the same term, it would give the lost entries' log ids to other entries, and a follower that has the first
             // ones would not notice: same term and index, another command. A new term tells them apart.
-            enable_leader_restore: Some(false),
+            enable_leader_restore: Some(planted!("leader-resumes-its-term")),
             backoff: format!("{}ms", self.backoff_ms),
             ..openraft::Config::default()
         };

@@ -40,6 +40,8 @@ pub enum Command {
     List(ListArguments),
     /// Look for every planted bug
     Mutants(MutantsArguments),
+    /// Measure the simulator: the hunts, and what each fault family and oracle contributes
+    Scoreboard(ScoreboardArguments),
     /// Make a failing run small: a scenario and a test
     Shrink(ShrinkArguments),
     /// Keep scenarios that once failed
@@ -172,6 +174,28 @@ pub struct MutantsArguments {
     /// Without this fault family, or without the fault points inside the product (`buggify`); repeatable
     #[arg(long, value_name = "FAMILY", value_parser = family)]
     pub ablate: Vec<String>,
+    /// Runs at a time [default: one per core]
+    #[arg(long, value_name = "J")]
+    pub jobs: Option<NonZeroUsize>,
+    /// Print one JSON object to stdout and everything else to stderr
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct ScoreboardArguments {
+    /// Seeds to try per bug and start
+    #[arg(long, value_name = "N", default_value_t = 300)]
+    pub max_seeds: u64,
+    /// Look for each bug so often, each time from other seeds
+    #[arg(long, value_name = "K", default_value = "3")]
+    pub starts: NonZeroUsize,
+    /// Look so many seeds further when a family or an oracle is taken away
+    #[arg(long, value_name = "N", default_value_t = 20)]
+    pub ablation_seeds: u64,
+    /// Write it here as Markdown, too
+    #[arg(long, value_name = "FILE")]
+    pub markdown: Option<PathBuf>,
     /// Runs at a time [default: one per core]
     #[arg(long, value_name = "J")]
     pub jobs: Option<NonZeroUsize>,

@@ -62,6 +62,7 @@ pub fn bugs() -> Vec<BugInfo> {
             family: bug.family.to_owned(),
             spec: bug.spec.to_owned(),
             about: bug.about.to_owned(),
+            like: bug.like.to_owned(),
         })
         .collect();
     #[cfg(not(feature = "planted"))]

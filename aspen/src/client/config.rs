@@ -21,7 +21,7 @@ knobs! {
         backoff_min_ms: "ms" = 10, [1, 200], "The first pause between two attempts";
         backoff_max_ms: "ms" = 500, [20, 2000], "Pauses double up to so long";
         redirects_max: "redirects" = 3, [1, 10], "So many hints in a row are followed without a pause";
-        session_ttl_ms: "ms" = 60000, [500, 3600000], "A session expires when it was not used for so long, in log time";
+        session_ttl_ms: "ms" = 60000, [500, 1000, 3000, 3600000], "A session expires when it was not used for so long, in log time";
         message_bytes_max: "bytes" = 10485760, [10485760], "A longer reply is refused";
     }
 }

@@ -31,6 +31,7 @@ use crate::command::{Answer, Command, Outcome, Query, Reply, SessionSeq};
 use crate::env::Env;
 use crate::error::{ClientError, ErrorCode, ErrorOutcome, Retry};
 use crate::message::{Envelope, LeaderHint, Request, Response, encode_request};
+use crate::planted::planted;
 use crate::transport::Transport;
 use crate::types::{Address, NodeId, TypeConfig};
 use buggify::{assert_always, assert_reachable, assert_sometimes, assert_unreachable, buggify};
@@ -206,6 +207,7 @@ impl<E: Env> Client<E> {
         // Sessions may be opened, refreshed and closed twice: see `open_session`; the others change nothing the second
         // time.
         let repeatable = session.is_some()
+            || planted!("unknown-write-retried")
             || matches!(
                 command,
                 Command::OpenSession { .. } | Command::RefreshSession { .. } | Command::CloseSession { .. }
@@ -219,7 +221,7 @@ impl<E: Env> Client<E> {
     }
 
     /// Sends a request until it is answered, refused for good, or the deadline passes.
-    async fn deliver(&self, call: Call, deadline: InstantIn<E>) -> Result<Delivered, ClientError> {
+    async fn deliver(&self, mut call: Call, deadline: InstantIn<E>) -> Result<Delivered, ClientError> {
         let tuning = &self.inner.config.tuning;
         let mut trail = Trail::default();
         let mut pause = Duration::from_millis(tuning.backoff_min_ms);
@@ -254,6 +256,11 @@ impl<E: Env> Client<E> {
             };
             let (retry, hint) = (failure.code.retry(), failure.leader.clone());
             trail.add(failure);
+            if planted!("retry-under-a-new-number")
+                && let Request::Write { session: Some(name), .. } = &mut call.request
+            {
+                name.seq += 1;
+            }
             if retry == Retry::Never || (trail.is_unknown() && !call.repeatable) {
                 return Err(trail.refused());
             }

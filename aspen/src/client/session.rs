@@ -4,6 +4,7 @@
 //! delivered: a higher number tells the store that the reply to every lower one is no longer wanted.
 
 use crate::command::{Outcome, SessionSeq};
+use crate::planted::planted;
 
 /// A session as its client knows it.
 #[derive(Debug, Default)]
@@ -52,7 +53,7 @@ pub(crate) enum Verdict {
 /// `earlier` says that an attempt before this one may have been delivered.
 pub(crate) fn judge(outcome: &Outcome, earlier: bool) -> Verdict {
     match outcome {
-        Outcome::SessionUnknown if earlier => Verdict::Lost,
+        Outcome::SessionUnknown if earlier && !planted!("lost-session-reopened") => Verdict::Lost,
         Outcome::SessionUnknown => Verdict::Reopen,
         // Only a newer operation of the same session makes a number stale, and there is none while this one is in
         // flight. Should it happen nevertheless, an effect of an earlier attempt cannot be excluded.

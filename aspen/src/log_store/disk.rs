@@ -190,9 +190,16 @@ impl LogDisk {
     /// Makes `changes` durable in one transaction and one sync.
     pub fn commit(&self, changes: &[Change]) -> io::Result<Committed> {
         let mut done = Committed::default();
+        if planted!("purge-mark-late") {
+            self.remove_purged(changes)?;
+        }
         let mut transaction = self.database.begin_write().map_err(failure)?;
         if planted!("vote-not-synced") && matches!(changes, [Change::Vote(_)] | [Change::Vote(_), Change::Committed(_)])
         {
+            transaction.set_durability(Durability::None).map_err(failure)?;
+        }
+        let appends = changes.iter().filter(|change| matches!(change, Change::Append(_))).count();
+        if planted!("group-commit-not-synced") && appends > 1 {
             transaction.set_durability(Durability::None).map_err(failure)?;
         }
         {
@@ -238,6 +245,21 @@ impl LogDisk {
         }
         transaction.commit().map_err(failure)?;
         Ok(done)
+    }
+
+    /// The purges of `changes` without their mark, in a transaction of their own: for a planted defect.
+    fn remove_purged(&self, changes: &[Change]) -> io::Result<()> {
+        for change in changes {
+            let Change::Purge { upto } = change else { continue };
+            let transaction = self.database.begin_write().map_err(failure)?;
+            transaction
+                .open_table(ENTRIES)
+                .map_err(failure)?
+                .retain_in(..=upto.index, |_, _| false)
+                .map_err(failure)?;
+            transaction.commit().map_err(failure)?;
+        }
+        Ok(())
     }
 
     /// Reads the entries of `range`, in order, until one would exceed `bytes_max` (at least one). Stops at the first

@@ -8,6 +8,7 @@
 use std::collections::VecDeque;
 use std::ops::Range;
 
+use crate::planted::planted;
 use crate::types::{Entry, LogId};
 
 /// An entry in memory.
@@ -164,7 +165,8 @@ impl Tail {
     /// Finds the entries of `range` that the log holds, the cached ones up to `bytes_max` (at least one if none is on
     /// disk).
     pub fn locate(&self, range: Range<u64>, bytes_max: Option<usize>) -> Located {
-        let range = range.start.max(self.first)..range.end.min(self.end);
+        let readable_end = if planted!("append-readable-late") { self.durable_end } else { self.end };
+        let range = range.start.max(self.first)..range.end.min(readable_end);
         let split = self.cached_start();
         let on_disk = range.start..range.end.min(split);
         let mut cached = Vec::new();

@@ -32,6 +32,7 @@ use crate::message::{
     AppendReply, AppendRequest, BallotReply, BallotRequest, ClusterId, Entries, Envelope, Refusal, Request, Response,
     TransferReply, TransferRequest, decode_response, encode_request,
 };
+use crate::planted::planted;
 use crate::snapshot::SnapshotFile;
 use crate::transport::{Transport, TransportError};
 use crate::types::{Address, Entry, LogId, Member, NodeId, TypeConfig, Vote};
@@ -105,6 +106,7 @@ impl<E: Env> RaftNetworkV2<TypeConfig<E>> for Peer<E> {
         match self.call(RPCTypes::AppendEntries, request, timeout).await? {
             Response::Append(AppendReply::Success) => Ok(match sent {
                 None => AppendEntriesResponse::Success,
+                Some(_) if planted!("cut-batch-reported-whole") => AppendEntriesResponse::Success,
                 Some(last) => {
                     assert_reachable!("a replication batch was cut at its bound");
                     AppendEntriesResponse::PartialSuccess(Some(last))
@@ -125,7 +127,7 @@ impl<E: Env> RaftNetworkV2<TypeConfig<E>> for Peer<E> {
         rpc: VoteRequest<TypeConfig<E>>,
         option: RPCOption,
     ) -> Rpc<E, VoteResponse<TypeConfig<E>>> {
-        self.ballot(Request::Vote(ballot_request(&rpc)), option).await
+        self.ballot(Request::Vote, ballot_request(&rpc), option).await
     }
 
     async fn pre_vote(
@@ -133,7 +135,7 @@ impl<E: Env> RaftNetworkV2<TypeConfig<E>> for Peer<E> {
         rpc: VoteRequest<TypeConfig<E>>,
         option: RPCOption,
     ) -> Rpc<E, VoteResponse<TypeConfig<E>>> {
-        let response = self.ballot(Request::PreVote(ballot_request(&rpc)), option).await?;
+        let response = self.ballot(Request::PreVote, ballot_request(&rpc), option).await?;
         if !response.vote_granted {
             assert_reachable!("a pre-vote was refused");
         }
@@ -186,8 +188,19 @@ impl<E: Env> RaftNetworkV2<TypeConfig<E>> for Peer<E> {
 }
 
 impl<E: Env> Peer<E> {
-    async fn ballot(&self, request: Request, option: RPCOption) -> Rpc<E, VoteResponse<TypeConfig<E>>> {
-        match self.call(RPCTypes::Vote, request, option.soft_ttl()).await? {
+    async fn ballot(
+        &self,
+        kind: fn(BallotRequest) -> Request,
+        request: BallotRequest,
+        option: RPCOption,
+    ) -> Rpc<E, VoteResponse<TypeConfig<E>>> {
+        let asked = request.vote;
+        match self.call(RPCTypes::Vote, kind(request), option.soft_ttl()).await? {
+            Response::Ballot(BallotReply { vote, last, .. })
+                if planted!("vote-counted-by-term") && vote.term == asked.term =>
+            {
+                Ok(VoteResponse::new(Vote::from(asked), last.map(Into::into), true))
+            }
             Response::Ballot(BallotReply { vote, granted, last }) => {
                 Ok(VoteResponse::new(Vote::from(vote), last.map(Into::into), granted))
             }

@@ -21,6 +21,7 @@ use crate::env::Env;
 use crate::error::ErrorCode;
 use crate::membership::{self, Change, Rules, Seen, Unmet, View};
 use crate::message::{AdminReply, AdminRequest, ClusterStatus, LogPoint, MemberStatus, Refusal};
+use crate::planted::planted;
 use crate::server::{Refused, Server};
 use crate::types::{LogId, Member, NodeId, TypeConfig};
 use buggify::{assert_always, assert_reachable, assert_sometimes, buggify};
@@ -84,6 +85,9 @@ impl<E: Env> Server<E> {
 
     async fn allocate_node_id(&self, metrics: &RaftMetrics<TypeConfig<E>>) -> Refused<NodeId> {
         let highest = metrics.membership_config.membership().nodes().map(|(id, _)| *id).max().unwrap_or(0);
+        if planted!("node-id-reused") {
+            return Ok(highest + 1);
+        }
         loop {
             let written = self.written(self.shared.raft.write_blank().await, false, None)?;
             if written.index > highest {

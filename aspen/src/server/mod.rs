@@ -30,6 +30,7 @@ use crate::env::Env;
 use crate::error::ErrorCode;
 use crate::message::{Envelope, LeaderHint, Refusal, Request, Response, decode_request, encode_response};
 use crate::node::{NodeConfig, NodeRaft};
+use crate::planted::planted;
 use crate::server::gate::Gate;
 use crate::server::log_time::LogClock;
 use crate::server::snapshot::Receiver;
@@ -176,7 +177,7 @@ impl<E: Env> Server<E> {
             return Err(Refusal::new(ErrorCode::WrongCluster, message));
         }
         match (envelope.to, of_node(&envelope.request)) {
-            (Some(to), _) if to != id => {
+            (Some(to), _) if to != id && !planted!("wrong-node-accepted") => {
                 assert_reachable!("a request reached another node than it was meant for", owed_by = "");
                 Err(Refusal::new(ErrorCode::WrongNode, format!("this is node {id}, not {to}")))
             }

@@ -1,5 +1,6 @@
 //! Requests of other nodes: decoded, handed to openraft, and answered.
 
+use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{Fatal, RaftError};
 use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, TransferLeaderError, TransferLeaderRequest, VoteRequest, VoteResponse,
@@ -10,8 +11,10 @@ use crate::detach;
 use crate::env::Env;
 use crate::error::ErrorCode;
 use crate::message::{
-    AppendReply, AppendRequest, BallotReply, BallotRequest, Refusal, Request, Response, TransferReply, TransferRequest,
+    AppendReply, AppendRequest, BallotReply, BallotRequest, LogPoint, Refusal, Request, Response, TransferReply,
+    TransferRequest,
 };
+use crate::planted::planted;
 use crate::server::{Refused, Server};
 use crate::types::{Entry, TypeConfig, Vote};
 use buggify::{assert_always, assert_reachable, buggify};
@@ -71,8 +74,12 @@ impl<E: Env> Server<E> {
         let entries = entries.map_err(|error| malformed(&error))?;
         check_consecutive(&append, &entries)?;
         let commit = append.commit.map(|commit| commit.index);
+        let (mut vote, mine) = (Vote::from(append.vote), self.shared.raft.metrics().borrow_watched().vote);
+        if planted!("stale-append-accepted") && mine.committed && mine.leader_id.voted_for != self.shared.config.id {
+            vote = mine;
+        }
         let rpc = AppendEntriesRequest {
-            vote: Vote::from(append.vote),
+            vote,
             prev_log_id: append.prev.map(Into::into),
             entries,
             leader_commit: append.commit.map(Into::into),
@@ -129,9 +136,13 @@ fn check_consecutive(append: &AppendRequest, entries: &[Entry]) -> Refused<()> {
 }
 
 fn vote_request<E: Env>(ballot: &BallotRequest) -> VoteRequest<TypeConfig<E>> {
+    let mut last = ballot.last;
+    if planted!("vote-compares-terms-only") {
+        last = last.map(|last| LogPoint { index: u64::MAX, ..last });
+    }
     VoteRequest {
         vote: Vote::from(ballot.vote),
-        last_log_id: ballot.last.map(Into::into),
+        last_log_id: last.map(Into::into),
         leadership_transfer: ballot.transfer,
     }
 }

@@ -50,9 +50,11 @@ impl<E: Env> Server<E> {
             return self.query(query).await;
         }
         // Shorter than the whole, so that the client hears why it has to wait.
-        let option = LinearizerOption::from(ReadPolicy::ReadIndex).with_wait_timeout(budget * 3 / 4);
+        let policy = if planted!("read-trusts-lease") { ReadPolicy::LeaseRead } else { ReadPolicy::ReadIndex };
+        let option = LinearizerOption::from(policy).with_wait_timeout(budget * 3 / 4);
         let linearizer = match shared.raft.get_read_linearizer(option).await {
             Ok(linearizer) => linearizer,
+            Err(RaftError::APIError(_)) if planted!("follower-serves-reads") => return self.query(query).await,
             Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(forward))) => {
                 return Err(self.forward(forward));
             }
@@ -70,6 +72,9 @@ impl<E: Env> Server<E> {
             shared.reader.applied().map(|id| id.index) < Some(read_index),
             "a read waited for its index to be applied"
         );
+        if planted!("read-before-apply") {
+            return self.query(query).await;
+        }
         self.applied(read_index, budget).await?;
         let answer = self.query(query).await?;
         assert_always!(

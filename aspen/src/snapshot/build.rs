@@ -128,8 +128,9 @@ impl<E: Env> SnapshotBuilder<E> {
         let mut file = Writing::create(shared.clone(), directory::building_path(&shared.dir)).await?;
         let sessions = self.read_sessions().await?;
         let Some((sessions, sessions_hash)) = sessions else { return Ok(Built::Superseded) };
+        let labelled = if planted!("snapshot-labelled-late") { shared.view().applied } else { meta.applied };
         let header = Header {
-            meta: SnapshotMeta { last_log_id: meta.applied, last_membership: meta.membership.clone() },
+            meta: SnapshotMeta { last_log_id: labelled, last_membership: meta.membership.clone() },
             log_time_ms: meta.log_time_ms,
             state_hash: meta.state_hash.wrapping_sub(sessions_hash),
         };
@@ -175,7 +176,12 @@ impl<E: Env> SnapshotBuilder<E> {
                 connect_reader(&shared.env, &crate::state_machine::files::database_path(&shared.dir, generation))?;
             connection.execute_batch("BEGIN").map_err(database::sqlite)?;
             // The first read fixes the state that the transaction sees.
-            let meta = read_meta(&connection)?;
+            let mut meta = read_meta(&connection)?;
+            if planted!("snapshot-omits-membership") {
+                let with = meta.hash_of_scalars();
+                meta.membership = Default::default();
+                meta.state_hash = meta.state_hash.wrapping_sub(with).wrapping_add(meta.hash_of_scalars());
+            }
             *shared.pinned.lock() = Some(Pinned { connection });
             Ok((meta, generation))
         };
@@ -259,7 +265,9 @@ impl<E: Env> Writing<E> {
         if buggify!(at "snapshot waits between write and sync") {
             TypeConfig::<E>::sleep(Duration::from_millis(100)).await;
         }
-        shared.file_section(WHAT, move |_| file.sync()).await?;
+        if !planted!("snapshot-not-synced") {
+            shared.file_section(WHAT, move |_| file.sync()).await?;
+        }
         if buggify!(at "snapshot waits between sync and rename") {
             TypeConfig::<E>::sleep(Duration::from_millis(100)).await;
         }
@@ -269,7 +277,9 @@ impl<E: Env> Writing<E> {
         let publish = move |shared: Arc<Shared<E>>| {
             let name = directory::path_of(&shared.dir, header.meta.last_log_id);
             shared.env.rename(&path, &name)?;
-            shared.env.sync_dir(&shared.dir)?;
+            if !planted!("snapshot-name-not-synced") {
+                shared.env.sync_dir(&shared.dir)?;
+            }
             let Header { meta, state_hash, .. } = header;
             if shared.env.is_observed() {
                 shared.env.observe(Observation::SnapshotBuilt { last: meta.last_log_id, state_hash });

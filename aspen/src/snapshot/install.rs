@@ -22,6 +22,7 @@ use super::read::Reader;
 use crate::env::{Env, File as _};
 use crate::log_store::damaged;
 use crate::observe::Observation;
+use crate::planted::planted;
 use crate::state_machine::database::{CheckpointMode, Database, connect_reader};
 use crate::state_machine::rows::MetaRow;
 use crate::state_machine::{Shared, files};
@@ -103,6 +104,9 @@ async fn build<E: Env>(
     }
     let seal = move |shared: Arc<Shared<E>>| {
         database.seal(&header)?;
+        if planted!("install-not-checkpointed") {
+            return Ok(database);
+        }
         let checkpoint = database.checkpoint(CheckpointMode::Truncate)?;
         if !checkpoint.is_complete() {
             return Err(io::Error::other(format!("the new state could not be made durable: {checkpoint:?}")));
@@ -169,7 +173,9 @@ async fn switch<E: Env>(shared: &Arc<Shared<E>>, database: Database, generation:
         }
         // A snapshot being built of the old state finds that it was superseded.
         drop(shared.pinned.lock().take());
-        drop(shared.reader.lock().replace(reader));
+        if !planted!("reader-kept-after-install") {
+            drop(shared.reader.lock().replace(reader));
+        }
         let old = shared.state.lock().replace(database);
         assert_always!(
             old.as_ref().is_none_or(|old| old.generation < generation),

@@ -48,6 +48,11 @@ impl Database {
                 applied.replies.push(outcome);
                 applied.hashes.push((entry.log_id, database.meta.state_hash));
             }
+            if planted!("expiry-per-batch") {
+                let before = database.sessions.hash();
+                database.sessions.expire(database.meta.log_time_ms);
+                database.swap_hash(before, database.sessions.hash());
+            }
             database.write_sessions()?;
             database.write_meta()?;
             Ok(applied)
@@ -76,7 +81,7 @@ impl Database {
 
         let sessions_hash = self.sessions.hash();
         let now_ms = self.local_clock_ms.as_ref().map_or(log_time_ms, |clock| clock());
-        let expired = self.sessions.expire(now_ms);
+        let expired = if planted!("expiry-per-batch") { 0 } else { self.sessions.expire(now_ms) };
         assert_sometimes!(expired > 0, "a session expired by log time");
         let reply = match proposal.session {
             None => self.execute(revision, &proposal.command),
@@ -88,6 +93,10 @@ impl Database {
 
     /// Executes a command of a session, unless it was executed before.
     fn execute_once(&mut self, revision: u64, used: SessionSeq, command: &Command) -> io::Result<Reply> {
+        if planted!("unknown-session-recreated") && self.sessions.get(used.session).is_none() {
+            let (id, last_use_ms) = (used.session, self.meta.log_time_ms);
+            self.sessions.put(SessionRow { id, last_use_ms, ttl_ms: 60_000, last_seq: 0, reply: Vec::new() });
+        }
         let Some(session) = self.sessions.get(used.session) else {
             assert_reachable!("a command of an unknown or expired session was refused");
             return Ok(Reply { revision, outcome: Outcome::SessionUnknown });
@@ -163,6 +172,9 @@ impl Database {
                 assert_reachable!("a set-multi had the same key twice");
                 continue;
             }
+            if planted!("set-multi-in-two-transactions") && at == 1 {
+                self.connection.execute_batch("COMMIT; BEGIN IMMEDIATE").map_err(sqlite)?;
+            }
             let written = self.put(revision, &pair.key, value.unwrap_or(&pair.value))?;
             if at == 0 {
                 version = written;
@@ -216,6 +228,9 @@ pub(super) fn is_as_expected(expect: &Expect, found: Option<&FoundKv>) -> bool {
     match (expect, found) {
         (Expect::Absent, found) => found.is_none(),
         (Expect::Value(expected), Some(found)) => found.value == *expected,
+        (Expect::ModRevision(expected), Some(found)) if planted!("compare-of-create-revision") => {
+            found.meta.create_revision == *expected
+        }
         (Expect::ModRevision(expected), Some(found)) => found.meta.mod_revision == *expected,
         (Expect::Value(_) | Expect::ModRevision(_), None) => false,
     }

@@ -11,6 +11,7 @@ use super::Shared;
 use super::database::{CheckpointMode, From, find_kv, read_kv_page, read_meta, sqlite};
 use crate::command::{Answer, KeyValue, Query};
 use crate::env::{Env, Lane};
+use crate::planted::planted;
 use crate::store::StoreError;
 use crate::types::LogId;
 
@@ -42,7 +43,11 @@ impl<E: Env> StateReader<E> {
             answer(reader.as_ref().ok_or_else(super::closed)?, &query, bytes_max)
         };
         let answered = shared.section("the state cannot be read", read).await;
-        answered.map_err(|error| StoreError::from_io("read", error))
+        let mut answer = answered.map_err(|error| StoreError::from_io("read", error))?;
+        if planted!("revision-read-outside-transaction") {
+            answer.revision = self.applied().map_or(0, |applied| applied.index);
+        }
+        Ok(answer)
     }
 
     /// Log time of the last applied command, ms.

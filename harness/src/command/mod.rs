@@ -6,6 +6,7 @@ pub mod list;
 pub mod mutants;
 pub mod replay;
 pub mod run;
+pub mod scoreboard;
 pub mod seeds;
 pub mod shrink;
 pub mod sweep;
@@ -33,6 +34,7 @@ pub fn execute(subject: &Subject, command: Command) -> Result<Exit, UsageError> 
         Command::Replay(arguments) => replay::execute(subject, &arguments),
         Command::List(arguments) => list::execute(subject, &arguments),
         Command::Mutants(arguments) => mutants::execute(subject, &arguments),
+        Command::Scoreboard(arguments) => scoreboard::execute(subject, &arguments),
         Command::Shrink(arguments) => shrink::execute(subject, &arguments),
         Command::Seeds(arguments) => seeds::execute(subject, &arguments),
         Command::Bench(arguments) => bench::execute(subject, &arguments),

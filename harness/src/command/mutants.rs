@@ -3,6 +3,7 @@
 //! The only honest measure of a simulator: whether it finds bugs, and how fast. One start is one sample; several give a
 //! median and a range. Taking an oracle or a fault family away shows what it contributes.
 
+use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 
 use serde::Serialize;
@@ -44,6 +45,31 @@ pub struct Start {
     pub seeds_to_detection: Option<u64>,
     pub property: Option<String>,
     pub cpu_s: f64,
+    /// Fault families that happened in the finding run.
+    #[serde(skip)]
+    pub injected: BTreeSet<String>,
+}
+
+/// What every look of a hunt has in common.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Terms {
+    /// Per look.
+    pub max_seeds: u64,
+    pub without: Vec<String>,
+    pub ablate: Vec<String>,
+}
+
+impl Terms {
+    pub fn request(&self, bug: &BugInfo, seed: u64) -> RunRequest {
+        RunRequest {
+            seed,
+            spec: bug.spec.clone(),
+            bug: Some(bug.name.clone()),
+            without: self.without.clone(),
+            ablate: self.ablate.clone(),
+            ..RunRequest::default()
+        }
+    }
 }
 
 /// The JSON of `mutants`.
@@ -65,11 +91,13 @@ pub(super) fn execute(subject: &Subject, arguments: &MutantsArguments) -> Result
     for property in &arguments.without {
         subject.property(property)?;
     }
-    let starts = starts(arguments)?;
+    let terms =
+        Terms { max_seeds: arguments.max_seeds, without: arguments.without.clone(), ablate: arguments.ablate.clone() };
+    let starts = starts(arguments.starts.get(), arguments.max_seeds)?;
     let pool = Pool::new(super::jobs(arguments.jobs), subject.limits);
     let hunts: Vec<Hunt> = bugs
         .iter()
-        .map(|bug| Hunt::of(bug, starts.iter().map(|start| look(&pool, bug, *start, arguments)).collect()))
+        .map(|bug| Hunt::of(bug, starts.iter().map(|start| look(&pool, bug, *start, &terms)).collect()))
         .collect();
     let exit = if hunts.iter().all(|hunt| hunt.found) { Exit::Pass } else { Exit::NotReached };
     let report = MutantsReport {
@@ -88,27 +116,19 @@ pub(super) fn execute(subject: &Subject, arguments: &MutantsArguments) -> Result
 }
 
 /// First seeds, so far apart that no two looks share a seed.
-fn starts(arguments: &MutantsArguments) -> Result<Vec<u64>, UsageError> {
-    let count = u64::try_from(arguments.starts.get()).unwrap_or(u64::MAX);
-    let starts = (0..count).map(|number| number.checked_mul(arguments.max_seeds)).collect::<Option<Vec<u64>>>();
-    let starts =
-        starts.filter(|starts| starts.last().is_none_or(|last| last.checked_add(arguments.max_seeds).is_some()));
+pub(super) fn starts(count: usize, max_seeds: u64) -> Result<Vec<u64>, UsageError> {
+    let count = u64::try_from(count).unwrap_or(u64::MAX);
+    let starts = (0..count).map(|number| number.checked_mul(max_seeds)).collect::<Option<Vec<u64>>>();
+    let starts = starts.filter(|starts| starts.last().is_none_or(|last| last.checked_add(max_seeds).is_some()));
     starts.ok_or_else(|| UsageError::new("so many seeds from so many starts exceed a u64; choose fewer"))
 }
 
-fn look(pool: &Pool, bug: &BugInfo, start: u64, arguments: &MutantsArguments) -> Start {
-    let request = |seed| RunRequest {
-        seed,
-        spec: bug.spec.clone(),
-        bug: Some(bug.name.clone()),
-        without: arguments.without.clone(),
-        ablate: arguments.ablate.clone(),
-        ..RunRequest::default()
-    };
-    let mut progress = Progress::new(Some(arguments.max_seeds));
-    let (mut seeds, mut cpu_us, mut property) = (0, 0, None);
+/// Runs seeds from `start` on until one shows the bug.
+pub(super) fn look(pool: &Pool, bug: &BugInfo, start: u64, terms: &Terms) -> Start {
+    let mut progress = Progress::new(Some(terms.max_seeds));
+    let (mut seeds, mut cpu_us, mut property, mut injected) = (0, 0, None, BTreeSet::new());
     pool.each(
-        (start..start + arguments.max_seeds).map(request),
+        (start..start + terms.max_seeds).map(|seed| terms.request(bug, seed)),
         |runner, request| {
             let outcome = runner.run(&request);
             (outcome.cpu_us, outcome.into_record(&request).report)
@@ -116,20 +136,25 @@ fn look(pool: &Pool, bug: &BugInfo, start: u64, arguments: &MutantsArguments) ->
         |(run_cpu_us, report)| {
             seeds += 1;
             cpu_us += run_cpu_us;
-            property = detected(&report, &arguments.without);
+            property = detected(&report, &terms.without);
             progress.step(|| format!("hunting {}", bug.name));
-            if property.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            if property.is_none() {
+                return ControlFlow::Continue(());
+            }
+            let happened = report.faults.iter().flatten().filter(|(_, count)| count.injected > 0);
+            injected = happened.map(|(family, _)| family.clone()).collect();
+            ControlFlow::Break(())
         },
     );
     let outcome = property.as_deref().map_or("not found".to_owned(), |property| format!("found by {property}"));
     progress.say(&format!("{}: {outcome}, {seeds} seeds from seed {start}", bug.name));
     progress.finish();
     let cpu_s = to_f64(cpu_us) / 1e6;
-    Start { seed: start, seeds_to_detection: property.is_some().then_some(seeds), property, cpu_s }
+    Start { seed: start, seeds_to_detection: property.is_some().then_some(seeds), property, cpu_s, injected }
 }
 
 impl Hunt {
-    fn of(bug: &BugInfo, starts: Vec<Start>) -> Hunt {
+    pub(super) fn of(bug: &BugInfo, starts: Vec<Start>) -> Hunt {
         // A start that found nothing took longer than any that did.
         let mut seeds: Vec<Option<u64>> = starts.iter().map(|start| start.seeds_to_detection).collect();
         seeds.sort_by_key(|seeds| seeds.unwrap_or(u64::MAX));
@@ -153,7 +178,7 @@ impl Hunt {
 /// Assertions inside the product do not count: a bug that its author foresaw proves nothing about the oracles.
 const PRODUCT_ASSERTION: &str = "always:aspen::";
 
-fn detected(report: &RunReport, without: &[String]) -> Option<String> {
+pub(super) fn detected(report: &RunReport, without: &[String]) -> Option<String> {
     let violations = report.violations.iter().filter(|_| report.verdict == Verdict::Fail);
     let mut counted = violations.filter(|found| !found.property.starts_with(PRODUCT_ASSERTION));
     counted.find(|found| !without.contains(&found.property)).map(|found| found.property.clone())
@@ -164,9 +189,15 @@ mod tests {
     use super::*;
 
     fn hunt(seeds: &[Option<u64>]) -> Hunt {
-        let [bug, family, spec, about] = ["a", "b", "c", "d"].map(str::to_owned);
-        let start = |seeds: &Option<u64>| Start { seed: 0, seeds_to_detection: *seeds, property: None, cpu_s: 2.0 };
-        Hunt::of(&BugInfo { name: bug, family, spec, about }, seeds.iter().map(start).collect())
+        let [bug, family, spec, about, like] = ["a", "b", "c", "d", "e"].map(str::to_owned);
+        let start = |seeds: &Option<u64>| Start {
+            seed: 0,
+            seeds_to_detection: *seeds,
+            property: None,
+            cpu_s: 2.0,
+            injected: BTreeSet::new(),
+        };
+        Hunt::of(&BugInfo { name: bug, family, spec, about, like }, seeds.iter().map(start).collect())
     }
 
     #[test]

@@ -8,6 +8,7 @@ pub mod nodes;
 pub mod page;
 pub mod replay;
 pub mod run;
+pub mod scoreboard;
 pub mod shrink;
 pub mod sweep;
 pub mod table;

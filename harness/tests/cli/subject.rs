@@ -69,6 +69,7 @@ fn bugs() -> Vec<BugInfo> {
         family: family.to_owned(),
         spec: "default".to_owned(),
         about: "a bug of the test".to_owned(),
+        like: "none in real life".to_owned(),
     };
     [("easy", "durability"), ("hidden", "ordering"), ("foreseen", "ordering")].into_iter().map(bug).collect()
 }

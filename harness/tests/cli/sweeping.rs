@@ -15,6 +15,7 @@ pub const TESTS: &[super::Test] = &[
     ("mutants_are_hunted", mutants_are_hunted),
     ("mutants_have_a_median", mutants_have_a_median),
     ("mutants_show_what_contributes", mutants_show_what_contributes),
+    ("a_scoreboard_says_what_each_part_contributes", a_scoreboard_says_what_each_part_contributes),
 ];
 
 fn a_sweep_adds_up_and_never_stops_at_a_failure() {
@@ -201,4 +202,36 @@ fn mutants_show_what_contributes() {
     assert!(called.stdout.contains("without power-loss faults"), "{}", called.stdout);
     desk.usage_error("mutants --without durabilty", "unknown oracle `durabilty`; there are: durability, ");
     desk.usage_error("mutants --ablate lightning", "there are: crash, stop");
+}
+
+fn a_scoreboard_says_what_each_part_contributes() {
+    let desk = Desk::new();
+    let board = desk.json("scoreboard --max-seeds 10 --starts 2 --ablation-seeds 20 --markdown board.md", 4);
+    let easy = &board["bugs"][0];
+    assert_eq!((&easy["bug"], &easy["seeds_max"]), (&json!("easy"), &json!(5)));
+    // Seed 4 shows the bug. Without losses of power it is seed 10, without the oracle seed 20, and another one finds it.
+    let without = |list: &str, name: &str| {
+        let found = board[list].as_array().unwrap().iter().find(|part| part["without"] == json!(name));
+        found.unwrap_or_else(|| panic!("{name} is not among the {list}"))["hunts"][0].clone()
+    };
+    let told = |hunt: &Value| (hunt["seeds_before"].clone(), hunt["seeds"].clone(), hunt["property"].clone());
+    let expected = |seeds: u64, property: &str| (json!(5), json!(seeds), json!(property));
+    assert_eq!(told(&without("families", "power-loss")), expected(11, "durability"));
+    assert_eq!(told(&without("families", "buggify")), expected(5, "durability"));
+    assert_eq!(told(&without("oracles", "durability")), expected(21, "linearizability"));
+    let unproven = board["unproven"].as_array().unwrap();
+    assert!(unproven.contains(&json!("linearizability")) && !unproven.contains(&json!("durability")));
+    let page = std::fs::read_to_string(desk.path("board.md")).unwrap();
+    for part in [
+        "1 of 3 planted bugs are found",
+        "| `hidden` | ordering | default | - | -..- |",
+        "| power-loss | 1 | 0 | easy (5 to 11) | - |",
+        "| durability | 1 | 0 | easy (5 to 21 by linearizability) | - |",
+        "Families that change nothing for any bug: buggify.",
+        "| `easy` | a bug of the test | none in real life |",
+    ] {
+        assert!(page.contains(part), "{part:?} is missing in {page}");
+    }
+    // A page that cannot be written is noticed before the work.
+    desk.usage_error("scoreboard --markdown no/such/place.md", "cannot be written");
 }

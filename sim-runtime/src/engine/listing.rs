@@ -20,6 +20,8 @@ pub struct BugInfo {
     pub family: String,
     /// The spec that must find it.
     pub spec: String,
-    /// One line.
+    /// What it does, in one line.
     pub about: String,
+    /// The real incident it resembles, in one line.
+    pub like: String,
 }

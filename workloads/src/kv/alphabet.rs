@@ -40,6 +40,8 @@ pub enum KvOp {
     },
     /// Ends the session, if there is one, and opens another.
     RenewSession,
+    /// Begins anew as a client that died would: its session stays behind until it expires.
+    AbandonSession,
 }
 
 /// What a compare-and-swap expects.

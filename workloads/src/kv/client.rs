@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use aspen::client::{Client as Aspen, ClientConfig};
 use aspen::command::{Answer, Command, Expect, KeyMeta, Outcome, Pair, Query, Reply};
 use aspen::error::{ClientError, ErrorOutcome};
+use aspen::types::Address;
 use buggify::{assert_always, assert_reachable, assert_sometimes};
 use sim_runtime::engine::{Client, OpKind, OpOutcome, PlannedOp};
 
@@ -52,6 +53,8 @@ const FRESH_KEYS: std::ops::Range<u32> = 1_000_000..1_000_030;
 struct Worker {
     client: Client<Event>,
     aspen: Aspen<SimEnv>,
+    /// Makes a client that knows nothing yet.
+    anew: Box<dyn Fn() -> Aspen<SimEnv> + Send>,
     in_session: bool,
     /// What this client saw last under a key.
     known: BTreeMap<Vec<u8>, Seen>,
@@ -64,10 +67,11 @@ struct Seen {
 
 impl Worker {
     fn new(client: Client<Event>, in_session: bool, patient: bool) -> Worker {
-        let addresses = client.servers.iter().map(|host| transport::address(*host)).collect();
+        let addresses: Vec<Address> = client.servers.iter().map(|host| transport::address(*host)).collect();
         let env = SimEnv::new(None);
         let config: ClientConfig = config::client_config(|name| client.knob(name), client.index, in_session, patient);
-        Worker { aspen: Aspen::new(env, addresses, config), client, in_session, known: BTreeMap::new() }
+        let anew = Box::new(move || Aspen::new(env.clone(), addresses.clone(), config.clone()));
+        Worker { aspen: anew(), anew, client, in_session, known: BTreeMap::new() }
     }
 
     async fn perform(&mut self, op: KvOp) {
@@ -107,6 +111,7 @@ impl Worker {
                     let _ = self.aspen.close_session().await;
                 }
             }
+            KvOp::AbandonSession => self.aspen = (self.anew)(),
         }
     }
 

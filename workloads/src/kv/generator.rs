@@ -19,6 +19,7 @@ struct Weights {
     scan: u64,
     oversized: u64,
     renew: u64,
+    abandon: u64,
 }
 
 /// Draws the operations of all clients.
@@ -31,7 +32,8 @@ pub fn plan(shape: &Shape, draws: &mut Stream) -> Vec<Vec<PlannedOp>> {
         get: 10 + draws.below(60),
         scan: 2 + draws.below(10),
         oversized: 1 + draws.below(3),
-        renew: draws.below(2),
+        renew: draws.below(3),
+        abandon: draws.below(4),
     };
     let keys = [2, 4, 8, 16, 32][at(draws, 5)];
     let pad_max = [0, 0, 40, 400, 4000][at(draws, 5)];
@@ -62,6 +64,7 @@ fn op(weights: &Weights, keys: u64, pad_max: u64, draws: &mut Stream) -> KvOp {
         weights.scan,
         weights.oversized,
         weights.renew,
+        weights.abandon,
     ];
     let mut ticket = draws.below(table.iter().sum());
     let mut kind = 0;
@@ -104,7 +107,8 @@ fn op(weights: &Weights, keys: u64, pad_max: u64, draws: &mut Stream) -> KvOp {
                 Oversize::ScanOfNothing,
             ][at(draws, 5)],
         },
-        _ => KvOp::RenewSession,
+        7 => KvOp::RenewSession,
+        _ => KvOp::AbandonSession,
     }
 }
 

@@ -1,0 +1,357 @@
+//! The planted bugs: what each does, and which real incident it resembles.
+
+/// A planted bug.
+#[derive(Clone, Copy, Debug)]
+pub struct Bug {
+    pub name: &'static str,
+    /// One of [`FAMILIES`].
+    pub family: &'static str,
+    /// The spec it is searched with. None was made for it.
+    pub spec: &'static str,
+    /// What it does.
+    pub about: &'static str,
+    /// The real incident it resembles.
+    pub like: &'static str,
+}
+
+/// The families: durability and crash; ordering and races; elections and reads; membership and snapshots; clients and
+/// determinism of apply.
+pub const FAMILIES: [&str; 5] = ["durability", "ordering", "elections", "membership", "clients"];
+
+/// All planted bugs, family by family.
+pub static BUGS: &[Bug] = &[
+    Bug {
+        name: "vote-not-synced",
+        family: "durability",
+        spec: "default",
+        about: "save_vote returns before the vote is durable; a node that loses power votes twice in a term",
+        like: "robustmq #2039: the store of a Raft library answered save_vote from the page cache",
+    },
+    Bug {
+        name: "append-acked-early",
+        family: "durability",
+        spec: "default",
+        about: "an append is acknowledged before its sync; a quorum forgets what it acknowledged",
+        like: "d-engine #329: a leader counted its in-memory index towards the quorum",
+    },
+    Bug {
+        name: "group-commit-not-synced",
+        family: "durability",
+        spec: "default",
+        about: "a transaction that carries several appends is not synced, although all of them are acknowledged",
+        like: "TiKV #994: appends were answered before RocksDB's log was synced, and a crash took them back",
+    },
+    Bug {
+        name: "applied-outside-transaction",
+        family: "durability",
+        spec: "default",
+        about: "last_applied is written in a transaction before the data's; a crash between them skips entries",
+        like: "etcd 3.5's data inconsistency (#13766): the consistent index was not saved atomically with the data",
+    },
+    Bug {
+        name: "set-multi-in-two-transactions",
+        family: "durability",
+        spec: "default",
+        about: "the rows of one command are written in two transactions; a crash between them leaves half of it",
+        like: "etcd 3.5's data inconsistency (#13766), on the side of the data: what belongs together was not one transaction",
+    },
+    Bug {
+        name: "committed-mark-ahead",
+        family: "durability",
+        spec: "default",
+        about: "the committed mark is saved before the entries it names are durable",
+        like: "TiKV #994: a node that lost its tail is told a commit index past its last entry",
+    },
+    Bug {
+        name: "state-not-synced",
+        family: "durability",
+        spec: "power",
+        about: "checkpoints of the state are not synced; a power loss leaves a torn database",
+        like: "what SQLite's documentation says of `synchronous=OFF`: a power loss may corrupt the database",
+    },
+    Bug {
+        name: "snapshot-not-synced",
+        family: "durability",
+        spec: "default",
+        about: "a snapshot gets its name before its bytes are durable, and the log is purged up to it",
+        like: "RedisRaft #548, which had to sync files before and after renaming them",
+    },
+    Bug {
+        name: "snapshot-name-not-synced",
+        family: "durability",
+        spec: "default",
+        about: "the directory is not synced after a snapshot was renamed, and the log is purged up to it",
+        like: "RedisRaft #548 and Litestream #1344: the directory was not synced after a rename",
+    },
+    Bug {
+        name: "install-not-checkpointed",
+        family: "durability",
+        spec: "default",
+        about: "the pointer is switched to an installed state before that state is durable",
+        like: "Turso #4899: after a crash an empty database beside a valid write-ahead log",
+    },
+    Bug {
+        name: "checkpoint-error-ignored",
+        family: "durability",
+        spec: "disk",
+        about: "a failed sync of a checkpoint is taken for a delay; what it lost is read on",
+        like: "PostgreSQL's fsyncgate (2018): a sync that failed once was retried, and succeeded with the data gone",
+    },
+    Bug {
+        name: "damage-not-checked",
+        family: "durability",
+        spec: "disk",
+        about: "checksums of entries and rows are computed but not compared",
+        like: "\"Redundancy does not imply fault tolerance\" (FAST 2017): stores that returned or spread corrupted data",
+    },
+    Bug {
+        name: "truncate-leaves-hole",
+        family: "ordering",
+        spec: "default",
+        about: "truncation removes the first conflicting entries only; the old tail stays behind a hole",
+        like: "canonical/raft and etcd #22442: a truncated tail that comes back after a restart",
+    },
+    Bug {
+        name: "truncate-not-written",
+        family: "ordering",
+        spec: "default",
+        about: "truncation happens in memory only; a longer old tail comes back after a restart",
+        like: "etcd #22442: replaying the WAL brings back entries that Raft had truncated",
+    },
+    Bug {
+        name: "purge-mark-late",
+        family: "ordering",
+        spec: "power",
+        about: "purged entries are removed in a transaction before the one that says so; a crash between them leaves a hole",
+        like: "Ratis RATIS-1763: purging in the wrong order left a gap between log segments, and the node did not start",
+    },
+    Bug {
+        name: "append-readable-late",
+        family: "ordering",
+        spec: "default",
+        about: "entries are readable once they are durable, not when the append returns",
+        like: "openraft #1780 and #1544: a store whose readers saw entries only after the flush",
+    },
+    Bug {
+        name: "log-read-races-truncation",
+        family: "ordering",
+        spec: "default",
+        about: "a read of the log that spans a truncation returns entries of two histories",
+        like: "CockroachDB #36353 and #63302: the entry cache handed out entries that had been overwritten",
+    },
+    Bug {
+        name: "cut-batch-reported-whole",
+        family: "ordering",
+        spec: "default",
+        about: "a replication batch cut at its bound is reported as replicated to its end",
+        like: "openraft #1802: replication progress claimed more than the follower had",
+    },
+    Bug {
+        name: "reply-to-another-request",
+        family: "ordering",
+        spec: "default",
+        about: "replies are handed to the waiting requests by position, although some entries have no one waiting",
+        like: "dgraph #9626: those who waited for dropped proposals were told that they had succeeded",
+    },
+    Bug {
+        name: "revision-read-outside-transaction",
+        family: "ordering",
+        spec: "default",
+        about: "an answer's revision is read after its rows, in another transaction",
+        like: "etcd #13989: the revision in the header may not reflect the data in the body",
+    },
+    Bug {
+        name: "stale-append-accepted",
+        family: "ordering",
+        spec: "default",
+        about: "an append is judged under the follower's own vote; a deposed leader's entries are taken",
+        like: "ScyllaDB #9965: a follower took obsolete entries for committed ones",
+    },
+    Bug {
+        name: "vote-compares-terms-only",
+        family: "elections",
+        spec: "default",
+        about: "a vote is granted if the last terms are equal, however much shorter the candidate's log is",
+        like: "MongoDB's election protocol 0 (Jepsen, 3.4.0-rc3): a node without the newest writes could win",
+    },
+    Bug {
+        name: "vote-counted-by-term",
+        family: "elections",
+        spec: "default",
+        about: "a reply in the candidate's term counts as its vote, whomever the voter voted for",
+        like: "little-raft #44: replies are counted as votes without looking at what they grant",
+    },
+    Bug {
+        name: "leader-resumes-its-term",
+        family: "elections",
+        spec: "default",
+        about: "a leader that was restarted goes on leading its term, and gives ids away twice",
+        like: "canonical/raft #320: a leader that lost an entry gives its id to another in the same term",
+    },
+    Bug {
+        name: "read-skips-read-index",
+        family: "elections",
+        spec: "default",
+        about: "a read is served without the quorum round; a deposed leader answers with old values",
+        like: "Xline #870 and d-engine #381: a partitioned leader served linearizable reads alone",
+    },
+    Bug {
+        name: "read-before-apply",
+        family: "elections",
+        spec: "default",
+        about: "a read does not wait until its read index is applied; a new leader answers with old values",
+        like: "etcd #7331 and TiKV #9239: a new leader served a read index that was too old",
+    },
+    Bug {
+        name: "follower-serves-reads",
+        family: "elections",
+        spec: "default",
+        about: "a node that cannot confirm that it leads answers linearizable reads from its own state",
+        like: "etcd #741 and Consul (Jepsen, 2014): reads were served locally by whoever was asked",
+    },
+    Bug {
+        name: "read-trusts-lease",
+        family: "elections",
+        spec: "clocks",
+        about: "reads trust the leader's lease, although clocks run at different rates",
+        like: "SOFAJRaft #34: a lease that outlived the election of another leader; TiKV #964 on clocks",
+    },
+    Bug {
+        name: "wrong-node-accepted",
+        family: "membership",
+        spec: "membership",
+        about: "a request meant for another node is served: who took over an address votes in its predecessor's name",
+        like: "ScyllaDB #15866: a node that replaces another at its address receives what was meant for it",
+    },
+    Bug {
+        name: "node-id-reused",
+        family: "membership",
+        spec: "membership",
+        about: "a new node gets the highest id in use plus one; ids of removed nodes come again",
+        like: "RedisRaft #2, and openraft #2002, which documents how a reused id splits a cluster",
+    },
+    Bug {
+        name: "snapshot-omits-sessions",
+        family: "membership",
+        spec: "default",
+        about: "a snapshot does not carry the sessions; after an install a retry is refused or applied twice",
+        like: "Atomix #417: Raft sessions were not restored from a replicated snapshot",
+    },
+    Bug {
+        name: "snapshot-omits-membership",
+        family: "membership",
+        spec: "default",
+        about: "a snapshot does not carry the membership; who installs it belongs to no cluster",
+        like: "SwarmKit #238: snapshots did not hold the member list; async-raft #133 saved a wrong one",
+    },
+    Bug {
+        name: "snapshot-labelled-late",
+        family: "membership",
+        spec: "default",
+        about: "a snapshot is labelled with what was applied after its state was pinned; who installs it skips entries",
+        like: "NodeDB #162: installing a snapshot moved the applied index further than the data",
+    },
+    Bug {
+        name: "purge-ahead-of-durable-state",
+        family: "membership",
+        spec: "default",
+        about: "the log is purged up to the applied index, past the durable snapshot; a power loss leaves a gap",
+        like: "RedisRaft #43: a gap between the snapshot and the first entry of the log at startup",
+    },
+    Bug {
+        name: "reader-kept-after-install",
+        family: "membership",
+        spec: "default",
+        about: "readers keep the connection to the state that an installed snapshot replaced",
+        like: "Celeborn CELEBORN-1452: a follower went on with old metadata after it had installed a snapshot",
+    },
+    Bug {
+        name: "sessions-evicted-by-local-clock",
+        family: "clients",
+        spec: "default",
+        about: "apply expires sessions by the node's own clock; replicas disagree on what a retry does",
+        like: "etcd #7320: leases expire by a local timer that Raft does not control",
+    },
+    Bug {
+        name: "expiry-per-batch",
+        family: "clients",
+        spec: "default",
+        about: "sessions expire at the end of each batch; what an entry does depends on how entries were batched",
+        like: "databend #7325: leader and followers expired records at different moments of the log",
+    },
+    Bug {
+        name: "unknown-session-recreated",
+        family: "clients",
+        spec: "default",
+        about: "a command of an expired session opens it again; a retry is applied twice",
+        like: "ZooKeeper-style sessions that come back; copycat #156: an expired session stayed in use after its recovery",
+    },
+    Bug {
+        name: "lost-session-reopened",
+        family: "clients",
+        spec: "default",
+        about: "a client whose session expired sends the operation again in a new one, although the first may have been applied",
+        like: "Atomix #327: operations of a closed session were sent again",
+    },
+    Bug {
+        name: "retry-under-a-new-number",
+        family: "clients",
+        spec: "default",
+        about: "a client's retry takes a new sequence number; it is applied twice",
+        like: "fluree/db #1839: a lost response made a follower replay a command that had committed",
+    },
+    Bug {
+        name: "unknown-write-retried",
+        family: "clients",
+        spec: "default",
+        about: "a client without a session repeats a write that may have been delivered",
+        like: "jetcd #1444 (Jepsen, jetcd 0.8.2): writes were retried after errors that do not exclude success",
+    },
+    Bug {
+        name: "unknown-reported-definite",
+        family: "clients",
+        spec: "default",
+        about: "a client reports the last refusal, although an earlier attempt may have been delivered",
+        like: "Consul #2893: `leadership lost while committing log` was taken for a failure",
+    },
+    Bug {
+        name: "late-proposal-refused",
+        family: "clients",
+        spec: "default",
+        about: "a proposal that was not applied in time is answered with a definite refusal",
+        like: "ArcadeDB #4790: a commit that timed out was reported as failed and replicated later",
+    },
+    Bug {
+        name: "discarded-is-definite",
+        family: "clients",
+        spec: "default",
+        about: "a proposal of a deposed leader is reported as refused, although another leader may commit it",
+        like: "openraft #2095: the same error said that a proposal was refused and that its outcome is unknown",
+    },
+    Bug {
+        name: "compare-of-create-revision",
+        family: "clients",
+        spec: "default",
+        about: "compare-and-swap compares the revision that created the key, not the last one",
+        like: "etcd's compare targets: a lock guarded by the create revision does not see later writes",
+    },
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bug_has_a_name_of_its_own_and_a_known_family() {
+        for (at, bug) in BUGS.iter().enumerate() {
+            assert!(FAMILIES.contains(&bug.family), "{}", bug.name);
+            assert!(!bug.about.is_empty() && !bug.like.is_empty(), "{}", bug.name);
+            assert!(BUGS[at + 1..].iter().all(|other| other.name != bug.name), "{} is there twice", bug.name);
+        }
+        let in_family = |family| BUGS.iter().filter(|bug| bug.family == family).count();
+        assert!(
+            FAMILIES.into_iter().all(|family| in_family(family) >= 4),
+            "every family is a sample, not a single case"
+        );
+    }
+}
