@@ -12,15 +12,29 @@ use buggify::{assert_always, assert_reachable, assert_sometimes};
 use sim_runtime::engine::{Client, OpKind, OpOutcome, PlannedOp};
 
 use super::alphabet::{Expectation, KvOp, Oversize, key, value};
+use super::seat::{Desk, Store};
 use crate::config;
 use crate::env::SimEnv;
 use crate::event::{Action, Event, OpResult};
 use crate::transport;
 
+/// Whether this client works through a session.
+pub fn in_session(index: u32) -> bool {
+    index.is_multiple_of(2)
+}
+
+/// The store that a simulated client asks; a `patient` one outlasts any disturbance.
+pub fn store(client: &Client<Event>, in_session: bool, patient: bool) -> Aspen<SimEnv> {
+    let addresses = client.servers.iter().map(|host| transport::address(*host)).collect();
+    let env = SimEnv::new(None);
+    let config: ClientConfig = config::client_config(|name| client.knob(name), client.index, in_session, patient);
+    Aspen::new(env, addresses, config)
+}
+
 /// Goes through the operations until they, or the time for them, are over.
-pub async fn work(client: Client<Event>, ops: Vec<PlannedOp>) {
-    let in_session = client.index.is_multiple_of(2);
-    let mut worker = Worker::new(client, in_session, false);
+pub async fn work(client: impl Desk, aspen: impl Store, ops: Vec<PlannedOp>) {
+    let in_session = in_session(client.index());
+    let mut worker = Worker::new(client, aspen, in_session);
     for planned in ops {
         if !worker.client.wait_for_turn(&planned).await {
             return;
@@ -32,8 +46,8 @@ pub async fn work(client: Client<Event>, ops: Vec<PlannedOp>) {
 
 /// The last word: everything that is there, as one scan and key by key; then fresh writes, each read back, since a
 /// cluster that has recovered must serve.
-pub async fn final_checks(client: Client<Event>) {
-    let mut worker = Worker::new(client, true, true);
+pub async fn final_checks(client: impl Desk, aspen: impl Store) {
+    let mut worker = Worker::new(client, aspen, true);
     let everything = Query::Scan { start: Vec::new(), end: None, limit: 10_000 };
     worker.read(everything).await;
     let keys: Vec<Vec<u8>> = worker.known.keys().cloned().collect();
@@ -49,9 +63,9 @@ pub async fn final_checks(client: Client<Event>) {
 /// Keys that no plan names.
 const FRESH_KEYS: std::ops::Range<u32> = 1_000_000..1_000_030;
 
-struct Worker {
-    client: Client<Event>,
-    aspen: Aspen<SimEnv>,
+struct Worker<D, S> {
+    client: D,
+    aspen: S,
     in_session: bool,
     /// What this client saw last under a key.
     known: BTreeMap<Vec<u8>, Seen>,
@@ -62,12 +76,9 @@ struct Seen {
     revision: Option<u64>,
 }
 
-impl Worker {
-    fn new(client: Client<Event>, in_session: bool, patient: bool) -> Worker {
-        let addresses = client.servers.iter().map(|host| transport::address(*host)).collect();
-        let env = SimEnv::new(None);
-        let config: ClientConfig = config::client_config(|name| client.knob(name), client.index, in_session, patient);
-        Worker { aspen: Aspen::new(env, addresses, config), client, in_session, known: BTreeMap::new() }
+impl<D: Desk, S: Store> Worker<D, S> {
+    fn new(client: D, aspen: S, in_session: bool) -> Worker<D, S> {
+        Worker { client, aspen, in_session, known: BTreeMap::new() }
     }
 
     async fn perform(&mut self, op: KvOp) {
@@ -145,7 +156,7 @@ impl Worker {
     /// `command` is made for the ids of the client and the operation.
     async fn write(&mut self, command: impl FnOnce((u32, u64)) -> Command) {
         let op = self.client.begin();
-        let command = command((self.client.index, op));
+        let command = command((self.client.index(), op));
         self.invoked(op, Action::Write { session: None, command: command.clone() });
         let result = self.aspen.execute(command.clone()).await;
         if let Ok(reply) = &result {
@@ -173,7 +184,7 @@ impl Worker {
     }
 
     fn invoked(&self, op: u64, action: Action) {
-        self.client.emit(Event::Invoked { client: self.client.index, op, action });
+        self.client.emit(Event::Invoked { client: self.client.index(), op, action });
     }
 
     fn returned(&self, op: u64, kind: OpKind, result: OpResult) {
@@ -184,7 +195,7 @@ impl Worker {
         };
         assert_sometimes!(outcome == OpOutcome::Unknown, "an operation ended unknown");
         assert_sometimes!(outcome == OpOutcome::Failed, "an operation failed for good");
-        self.client.emit(Event::Returned { client: self.client.index, op, result });
+        self.client.emit(Event::Returned { client: self.client.index(), op, result });
         self.client.end(op, kind, outcome);
     }
 
