@@ -48,6 +48,8 @@ pub enum Command {
     Seeds(SeedsArguments),
     /// Time a fixed amount of work: pingpong, raft-memory, raft-real, default
     Bench(BenchArguments),
+    /// Run the plan of a seed on real `aspen-node` processes (needs the feature `live`)
+    Live(LiveArguments),
 }
 
 /// What to simulate and where to leave what failed.
@@ -243,6 +245,34 @@ pub struct BenchArguments {
     /// Print one JSON object to stdout and everything else to stderr
     #[arg(long)]
     pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct LiveArguments {
+    /// The nodes' program; it is not built
+    #[arg(long, value_name = "PATH")]
+    pub node_bin: PathBuf,
+    /// Nodes
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=9))]
+    pub nodes: u32,
+    /// Clients work and faults happen for so long
+    #[arg(long, value_name = "T", default_value = "60s", value_parser = humantime::parse_duration)]
+    pub time: Duration,
+    /// Seed of the plan, any u64. What the machine does with it is another matter
+    #[arg(long, value_name = "N", default_value_t = 1, allow_negative_numbers = true)]
+    pub seed: u64,
+    /// Planted bug that the nodes switch on; their program must have been built with the feature `planted`
+    #[arg(long, value_name = "B")]
+    pub bug: Option<String>,
+    /// Print one JSON object to stdout and everything else to stderr
+    #[arg(long)]
+    pub json: bool,
+    /// Where a failing run leaves the nodes' directories and logs, the plan and the history
+    #[arg(long, value_name = "DIR", default_value = "target/harness/")]
+    pub artifacts: PathBuf,
+    /// This process is in a network namespace of its own
+    #[arg(long, hide = true)]
+    pub in_namespace: bool,
 }
 
 #[derive(Debug, Args)]

@@ -5,6 +5,7 @@
 //! - [`artifact`]: runs on disk, versioned, naming the build that made them
 //! - [`tally`], [`coverage`]: many runs merged, [`difference`]: two runs compared
 //! - [`trial`]: candidates of a shrink; [`scenario`]: what a shrunk run must reach; [`corpus`]: scenarios that are kept
+//! - `live` (feature `live`): real processes instead of simulated ones
 //! - [`summary`]: what people read
 //! - [`exit`]: what scripts read
 //!
@@ -19,6 +20,8 @@ pub mod coverage;
 pub mod difference;
 pub mod error;
 pub mod exit;
+#[cfg(feature = "live")]
+pub mod live;
 pub mod progress;
 pub mod scenario;
 pub mod subject;

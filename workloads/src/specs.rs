@@ -31,6 +31,7 @@ const TEXTS: &[(&str, &str)] = &[
     ("byzantine-term", include_str!("../specs/byzantine-term.toml")),
     ("membership", include_str!("../specs/membership.toml")),
     ("clocks", include_str!("../specs/clocks.toml")),
+    ("live", include_str!("../specs/live.toml")),
 ];
 
 /// The spec with this name, if there is one.

@@ -10,6 +10,10 @@ use tokio::signal::unix::{SignalKind, signal};
 const USAGE: u8 = 2;
 
 fn main() -> ExitCode {
+    #[cfg(feature = "planted")]
+    if let Some(refused) = plant() {
+        return refused;
+    }
     let matches = command().get_matches();
     let values = match load(&matches) {
         Ok(values) => values,
@@ -106,6 +110,17 @@ fn show_key(settings: &Settings) -> ExitCode {
         }
         Err(error) => fail(&error, 1),
     }
+}
+
+/// Switches on the planted bug that the environment names. Only in a build that must never serve anybody.
+#[cfg(feature = "planted")]
+fn plant() -> Option<ExitCode> {
+    let bug = std::env::var("PLANTED_BUG").ok()?;
+    if !aspen::planted::enable(Some(&bug)) {
+        return Some(fail(&format!("PLANTED_BUG: no planted bug is named {bug:?}"), USAGE));
+    }
+    eprintln!("aspen-node: the planted bug {bug} is on");
+    None
 }
 
 fn fail(error: &dyn std::fmt::Display, code: u8) -> ExitCode {

@@ -3,6 +3,7 @@
 mod attempt;
 pub mod bench;
 pub mod list;
+pub mod live;
 pub mod mutants;
 pub mod replay;
 pub mod run;
@@ -38,6 +39,7 @@ pub fn execute(subject: &Subject, command: Command) -> Result<Exit, UsageError> 
         Command::Shrink(arguments) => shrink::execute(subject, &arguments),
         Command::Seeds(arguments) => seeds::execute(subject, &arguments),
         Command::Bench(arguments) => bench::execute(subject, &arguments),
+        Command::Live(arguments) => live::execute(&arguments),
     }
 }
 
@@ -73,7 +75,7 @@ fn jobs(asked: Option<NonZeroUsize>) -> NonZeroUsize {
     asked.or_else(|| thread::available_parallelism().ok()).unwrap_or(NonZeroUsize::MIN)
 }
 
-fn print_json(value: &impl Serialize) -> Result<(), UsageError> {
+pub(crate) fn print_json(value: &impl Serialize) -> Result<(), UsageError> {
     let text = serde_json::to_string(value)
         .map_err(|error| UsageError::new(format!("the result cannot be rendered: {error}")))?;
     summary::print(&(text + "\n"));

@@ -3,6 +3,8 @@
 pub mod bench;
 pub mod failure;
 pub mod figures;
+#[cfg(feature = "live")]
+pub mod live;
 pub mod mutants;
 pub mod nodes;
 pub mod page;

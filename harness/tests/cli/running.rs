@@ -14,6 +14,7 @@ pub const TESTS: &[super::Test] = &[
     ("the_subjects_noise_stays_out_of_the_json", the_subjects_noise_stays_out_of_the_json),
     ("wrong_calls_get_one_clear_line", wrong_calls_get_one_clear_line),
     ("the_digest_depends_on_the_seed_alone", the_digest_depends_on_the_seed_alone),
+    ("real_processes_need_another_build", real_processes_need_another_build),
 ];
 
 fn a_passing_run_says_so() {
@@ -196,4 +197,12 @@ fn the_digest_depends_on_the_seed_alone() {
     let plain = digest(&["run", "--seed", "7", "--json"], &[]);
     assert_eq!(digest(&["run", "--seed", "7", "--json"], &[("TZ", "Asia/Tokyo"), ("RUST_BACKTRACE", "1")]), plain);
     assert_ne!(digest(&["run", "--seed", "8", "--json"], &[]), plain);
+}
+
+fn real_processes_need_another_build() {
+    let desk = Desk::new();
+    let called = desk.call("live --node-bin nowhere/aspen-node");
+    assert_eq!((called.code, called.stderr.lines().count()), (2, 1), "{called:?}");
+    let advice = if cfg!(feature = "live") { "cargo build --release -p aspen" } else { "--features live" };
+    assert!(called.stderr.contains(advice), "{called:?}");
 }

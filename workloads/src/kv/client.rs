@@ -13,15 +13,30 @@ use buggify::{assert_always, assert_reachable, assert_sometimes};
 use sim_runtime::engine::{Client, OpKind, OpOutcome, PlannedOp};
 
 use super::alphabet::{Expectation, KvOp, Oversize, key, value};
+use super::seat::{Desk, Store};
 use crate::config;
 use crate::env::SimEnv;
 use crate::event::{Action, Event, OpResult};
 use crate::transport;
 
-/// Goes through the operations until they, or the time for them, are over.
-pub async fn work(client: Client<Event>, ops: Vec<PlannedOp>) {
-    let in_session = client.index.is_multiple_of(2);
-    let mut worker = Worker::new(client, in_session, false);
+/// Whether this client works through a session.
+pub fn in_session(index: u32) -> bool {
+    index.is_multiple_of(2)
+}
+
+/// Makes the store that a simulated client asks; a `patient` one outlasts any disturbance.
+pub fn store(client: &Client<Event>, in_session: bool, patient: bool) -> impl Fn() -> Aspen<SimEnv> + Send + use<> {
+    let addresses: Vec<Address> = client.servers.iter().map(|host| transport::address(*host)).collect();
+    let env = SimEnv::new(None);
+    let config: ClientConfig = config::client_config(|name| client.knob(name), client.index, in_session, patient);
+    move || Aspen::new(env.clone(), addresses.clone(), config.clone())
+}
+
+/// Goes through the operations until they, or the time for them, are over. `anew` makes a client of the store that knows
+/// nothing yet.
+pub async fn work<S: Store>(client: impl Desk, anew: impl Fn() -> S, ops: Vec<PlannedOp>) {
+    let in_session = in_session(client.index());
+    let mut worker = Worker::new(client, anew, in_session);
     for planned in ops {
         if !worker.client.wait_for_turn(&planned).await {
             return;
@@ -33,8 +48,8 @@ pub async fn work(client: Client<Event>, ops: Vec<PlannedOp>) {
 
 /// The last word: everything that is there, as one scan and key by key; then fresh writes, each read back, since a
 /// cluster that has recovered must serve.
-pub async fn final_checks(client: Client<Event>) {
-    let mut worker = Worker::new(client, true, true);
+pub async fn final_checks<S: Store>(client: impl Desk, anew: impl Fn() -> S) {
+    let mut worker = Worker::new(client, anew, true);
     let everything = Query::Scan { start: Vec::new(), end: None, limit: 10_000 };
     worker.read(everything).await;
     let keys: Vec<Vec<u8>> = worker.known.keys().cloned().collect();
@@ -50,11 +65,11 @@ pub async fn final_checks(client: Client<Event>) {
 /// Keys that no plan names.
 const FRESH_KEYS: std::ops::Range<u32> = 1_000_000..1_000_030;
 
-struct Worker {
-    client: Client<Event>,
-    aspen: Aspen<SimEnv>,
+struct Worker<D, S, F> {
+    client: D,
+    aspen: S,
     /// Makes a client that knows nothing yet.
-    anew: Box<dyn Fn() -> Aspen<SimEnv> + Send>,
+    anew: F,
     in_session: bool,
     /// What this client saw last under a key.
     known: BTreeMap<Vec<u8>, Seen>,
@@ -65,13 +80,9 @@ struct Seen {
     revision: Option<u64>,
 }
 
-impl Worker {
-    fn new(client: Client<Event>, in_session: bool, patient: bool) -> Worker {
-        let addresses: Vec<Address> = client.servers.iter().map(|host| transport::address(*host)).collect();
-        let env = SimEnv::new(None);
-        let config: ClientConfig = config::client_config(|name| client.knob(name), client.index, in_session, patient);
-        let anew = Box::new(move || Aspen::new(env.clone(), addresses.clone(), config.clone()));
-        Worker { aspen: anew(), anew, client, in_session, known: BTreeMap::new() }
+impl<D: Desk, S: Store, F: Fn() -> S> Worker<D, S, F> {
+    fn new(client: D, anew: F, in_session: bool) -> Self {
+        Worker { client, aspen: anew(), anew, in_session, known: BTreeMap::new() }
     }
 
     async fn perform(&mut self, op: KvOp) {
@@ -150,7 +161,7 @@ impl Worker {
     /// `command` is made for the ids of the client and the operation.
     async fn write(&mut self, command: impl FnOnce((u32, u64)) -> Command) {
         let op = self.client.begin();
-        let command = command((self.client.index, op));
+        let command = command((self.client.index(), op));
         self.invoked(op, Action::Write { session: None, command: command.clone() });
         let result = self.aspen.execute(command.clone()).await;
         if let Ok(reply) = &result {
@@ -178,7 +189,7 @@ impl Worker {
     }
 
     fn invoked(&self, op: u64, action: Action) {
-        self.client.emit(Event::Invoked { client: self.client.index, op, action });
+        self.client.emit(Event::Invoked { client: self.client.index(), op, action });
     }
 
     fn returned(&self, op: u64, kind: OpKind, result: OpResult) {
@@ -189,7 +200,7 @@ impl Worker {
         };
         assert_sometimes!(outcome == OpOutcome::Unknown, "an operation ended unknown");
         assert_sometimes!(outcome == OpOutcome::Failed, "an operation failed for good");
-        self.client.emit(Event::Returned { client: self.client.index, op, result });
+        self.client.emit(Event::Returned { client: self.client.index(), op, result });
         self.client.end(op, kind, outcome);
     }
 

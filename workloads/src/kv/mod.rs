@@ -2,10 +2,11 @@
 //!
 //! - [`alphabet`]: the operations as they stand in a plan
 //! - [`generator`]: draws them
-//! - [`client`]: carries them out and tells the oracles
+//! - [`client`]: carries them out and tells the oracles; [`seat`]: where it does so, in a simulation or in the real world
 pub mod alphabet;
 pub mod client;
 pub mod generator;
+pub mod seat;
 
 use sim_runtime::engine::{Client, ClientProcess, PlannedOp, Shape, Workload};
 use sim_runtime::world::draws::Stream;
@@ -25,10 +26,16 @@ impl Workload<Event> for Kv {
     }
 
     fn client(&self, client: Client<Event>, ops: Vec<PlannedOp>) -> ClientProcess {
-        Box::pin(client::work(client, ops))
+        Box::pin(async move {
+            let store = client::store(&client, client::in_session(client.index), false);
+            client::work(client, store, ops).await;
+        })
     }
 
     fn check(&self, client: Client<Event>) -> Option<ClientProcess> {
-        Some(Box::pin(client::final_checks(client)))
+        Some(Box::pin(async move {
+            let store = client::store(&client, true, true);
+            client::final_checks(client, store).await;
+        }))
     }
 }

@@ -31,7 +31,7 @@ pub struct OracleConfig {
 
 /// All oracles, in the order of their reports.
 pub fn all(config: &OracleConfig) -> Vec<Box<dyn Oracle<Event>>> {
-    vec![
+    let mut all: Vec<Box<dyn Oracle<Event>>> = vec![
         Box::new(raft::election_safety::ElectionSafety::default()),
         Box::new(raft::log_matching::LogMatching::default()),
         Box::new(raft::leader_completeness::LeaderCompleteness::default()),
@@ -44,13 +44,21 @@ pub fn all(config: &OracleConfig) -> Vec<Box<dyn Oracle<Event>>> {
         Box::new(durable::no_hole::NoHole::default()),
         Box::new(durable::readable::Readable::default()),
         Box::new(durable::committed_on_a_quorum::CommittedOnAQuorum::default()),
+    ];
+    all.extend(of_clients(config));
+    all.push(Box::new(liveness::convergence::Convergence::default()));
+    all.push(Box::new(liveness::agreement::Agreement::default()));
+    all
+}
+
+/// Those that look only at what clients were told: they judge real processes as well.
+pub fn of_clients(config: &OracleConfig) -> Vec<Box<dyn Oracle<Event>>> {
+    vec![
         Box::new(client::outcomes::Outcomes::default()),
         Box::new(client::exactly_once::ExactlyOnce::default()),
         Box::new(client::durability::Durability::default()),
         Box::new(client::order_by_revision::OrderByRevision::default()),
         Box::new(client::linearizability::Linearizability::new(config.linearizability)),
-        Box::new(liveness::convergence::Convergence::default()),
-        Box::new(liveness::agreement::Agreement::default()),
     ]
 }
 

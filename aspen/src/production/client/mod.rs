@@ -19,7 +19,7 @@ mod call;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use axum::http::Method;
+pub use axum::http::Method;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::time::Instant;
@@ -173,6 +173,14 @@ impl HttpClient {
                 }
             }
         }
+    }
+
+    /// Ends the session, if one is open.
+    pub async fn close_session(&self) -> Result<(), HttpError> {
+        let mut session = self.inner.session.lock().await;
+        let Some(id) = session.id() else { return Ok(()) };
+        session.forget();
+        self.write(None, Command::CloseSession { session: id }, self.deadline()).await.map(|_| ())
     }
 
     /// Reads a key: linearizable, or what one node has, within bounds.

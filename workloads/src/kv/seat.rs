@@ -1,0 +1,71 @@
+//! Where a client sits: what it says what it does to, and the store that it asks.
+//!
+//! The same client works in a simulation and against real processes, so that what is learned in one place holds in the
+//! other. What differs is behind these two traits: the clock and the record, and the way a request travels.
+
+use std::future::Future;
+
+use aspen::client::Client as Aspen;
+use aspen::command::{Answer, Command, Query, Reply};
+use aspen::env::Env;
+use aspen::error::ClientError;
+use sim_runtime::engine::{Client, OpKind, OpOutcome, PlannedOp};
+
+use crate::event::Event;
+
+/// Turns, and the record of what was done. A simulation's is [`Client`].
+pub trait Desk {
+    /// Unique among the clients of a run.
+    fn index(&self) -> u32;
+    /// Waits until an operation may begin; `false` when the time for operations is over.
+    fn wait_for_turn(&self, op: &PlannedOp) -> impl Future<Output = bool>;
+    /// Begins an operation and returns its id, unique and ascending over the run.
+    fn begin(&self) -> u64;
+    /// Tells the oracles.
+    fn emit(&self, event: Event);
+    /// Ends an operation. One that never ends counts as unknown.
+    fn end(&self, op: u64, kind: OpKind, outcome: OpOutcome);
+}
+
+impl Desk for Client<Event> {
+    fn index(&self) -> u32 {
+        self.index
+    }
+
+    fn wait_for_turn(&self, op: &PlannedOp) -> impl Future<Output = bool> {
+        Client::wait_for_turn(self, op)
+    }
+
+    fn begin(&self) -> u64 {
+        Client::begin(self)
+    }
+
+    fn emit(&self, event: Event) {
+        Client::emit(self, event);
+    }
+
+    fn end(&self, op: u64, kind: OpKind, outcome: OpOutcome) {
+        Client::end(self, op, kind, outcome);
+    }
+}
+
+/// The store as a client reaches it. Whether writes go through a session is the store's own affair.
+pub trait Store {
+    fn execute(&self, command: Command) -> impl Future<Output = Result<Reply, ClientError>>;
+    fn query(&self, query: Query) -> impl Future<Output = Result<Answer, ClientError>>;
+    fn close_session(&self) -> impl Future<Output = Result<(), ClientError>>;
+}
+
+impl<E: Env> Store for Aspen<E> {
+    fn execute(&self, command: Command) -> impl Future<Output = Result<Reply, ClientError>> {
+        Aspen::execute(self, command)
+    }
+
+    fn query(&self, query: Query) -> impl Future<Output = Result<Answer, ClientError>> {
+        Aspen::query(self, query)
+    }
+
+    fn close_session(&self) -> impl Future<Output = Result<(), ClientError>> {
+        Aspen::close_session(self)
+    }
+}
