@@ -198,6 +198,12 @@ impl Run {
         self.begins(client, Action::Write { session: None, command })
     }
 
+    /// The command is made for the id.
+    pub(crate) fn begins_as(&mut self, command: impl FnOnce(u64) -> Command) -> u64 {
+        let command = command(self.next_op);
+        self.writes(0, command)
+    }
+
     pub(crate) fn reads(&mut self, client: u32, query: Query) -> u64 {
         self.begins(client, Action::Read(query))
     }

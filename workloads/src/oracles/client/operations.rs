@@ -58,17 +58,19 @@ impl Operations {
         }
     }
 
-    /// All operations in the order of invocation. Those that carry the same session and number are one.
+    /// All operations in the order of invocation. Those that carry the same session and number are one. Where a number was
+    /// used for several commands only one of them took effect, and nobody was told which: their outcomes are unknown.
     pub(crate) fn all(&self) -> Vec<Write> {
         let mut merged: Vec<Write> = Vec::new();
-        let mut numbered: BTreeMap<SessionSeq, usize> = BTreeMap::new();
+        let mut numbered: BTreeMap<SessionSeq, Vec<usize>> = BTreeMap::new();
         for operation in self.history.operations() {
             let Action::Write { session: Some(number), .. } = &operation.input else {
                 merged.push(operation.clone());
                 continue;
             };
-            let Some(first) = numbered.get(number) else {
-                numbered.insert(*number, merged.len());
+            let places = numbered.entry(*number).or_default();
+            let Some(first) = places.iter().find(|place| merged[**place].input == operation.input) else {
+                places.push(merged.len());
                 merged.push(operation.clone());
                 continue;
             };
@@ -77,8 +79,23 @@ impl Operations {
             let known = |operation: &Write| !matches!(fate(operation), Fate::Unknown);
             let earlier = operation.returned.as_ref().map(|(moment, _)| *moment)
                 < first.returned.as_ref().map(|(moment, _)| *moment);
-            if known(operation) && (!known(first) || earlier) {
+            let failed = |operation: &Write| matches!(fate(operation), Fate::Failed);
+            // One attempt that failed says nothing about the others.
+            if failed(operation) != failed(first) {
+                if failed(first) {
+                    first.returned.clone_from(&operation.returned);
+                }
+            } else if known(operation) && (!known(first) || earlier) {
                 first.returned.clone_from(&operation.returned);
+            }
+        }
+        for places in numbered.values().filter(|places| places.len() > 1) {
+            for place in places {
+                if let Some((_, result)) =
+                    merged[*place].returned.as_mut().filter(|(_, result)| !matches!(result, OpResult::Failed(_)))
+                {
+                    *result = OpResult::Unknown("its number was used for another command too".to_owned());
+                }
             }
         }
         merged
