@@ -23,7 +23,7 @@ use sim_runtime::world::{self, HostId};
 use crate::byzantine;
 use crate::config;
 use crate::env::SimEnv;
-use crate::event::{Down, Event, ImageReason, NodeMetrics, Role};
+use crate::event::{Down, Event, ImageReason, NodeMetrics, Role, Usage};
 use crate::image;
 use crate::machines;
 use crate::metrics::{described, node_metrics};
@@ -43,6 +43,11 @@ struct View {
     /// Highest index that any node reported as committed, for sampling images at commits.
     committed: u64,
     commit_images: u32,
+    /// Entries after which a log is compacted.
+    compacted_at: u64,
+    /// The longest log and the fullest disk that were looked at.
+    log_entries_max: u64,
+    disk_bytes_max: u64,
     /// Servers whose node has served: from then on an empty data directory is a loss.
     served: BTreeSet<u32>,
 }
@@ -212,6 +217,7 @@ impl System for AspenCluster {
             Phase::End => {
                 let nodes = VIEW.with_borrow(|view| view.nodes.clone());
                 for (server, seen) in nodes {
+                    emit_usage(server, &seen);
                     emit_image(server, seen.host, seen.boot, ImageReason::End);
                 }
             }
@@ -227,6 +233,8 @@ impl System for AspenCluster {
             metrics.elections = view.elections;
             let terms: Vec<NodeId> = view.leaders.values().copied().collect();
             let changes = terms.windows(2).filter(|pair| pair[0] != pair[1]).count();
+            metrics.gauges.insert("log-entries-max".to_owned(), view.log_entries_max);
+            metrics.gauges.insert("disk-bytes-max".to_owned(), view.disk_bytes_max);
             metrics.leader_changes = u64::try_from(changes).unwrap_or(u64::MAX);
         });
     }
@@ -270,6 +278,8 @@ async fn serve(mut server: Server<Event>, sample_images: bool) -> Exit {
     server.emit(Event::Booted { node });
     let env = SimEnv::new(Some(node));
     let mut config = config::node_config(&server, node);
+    let compacted_at = config.raft.snapshot_entries + config.raft.log_keep_entries;
+    VIEW.with_borrow_mut(|view| view.compacted_at = compacted_at);
     config.store.must_exist = VIEW.with_borrow(|view| view.served.contains(&server.index));
     let started = match Node::start(env, config).await {
         Ok(started) => started,
@@ -316,9 +326,15 @@ fn watch(
 ) -> impl Future<Output = ()> + Send + use<> {
     let (index, host, boot, servers) = (server.index, server.host, server.boot, server.hosts.clone());
     async move {
+        let mut measured = 0;
         loop {
             let now = node_metrics(node, &metrics.borrow_watched());
             let seen = Seen { host, boot, metrics: now.clone() };
+            let committed = now.committed.map_or(0, |id| id.index);
+            if committed / USAGE_EVERY > measured {
+                measured = committed / USAGE_EVERY;
+                emit_usage(index, &seen);
+            }
             let new_commit = VIEW.with_borrow_mut(|view| view.update(index, seen));
             run::emit(host, boot, Event::Metrics(Box::new(now)));
             if new_commit && sample {
@@ -437,6 +453,21 @@ fn emit_image(server: u32, host: HostId, boot: u32, reason: ImageReason) {
     }
 }
 
+/// Measures what a node keeps, and tells the oracles.
+fn emit_usage(server: u32, seen: &Seen) {
+    let Some(node) = machines::node_on(server) else { return };
+    let last_index = seen.metrics.last_log_index.unwrap_or(0);
+    let log_entries = last_index.saturating_sub(seen.metrics.purged.map_or(0, |id| id.index));
+    let disk_bytes = Disk::of(seen.host).file_states().iter().map(|file| file.len_bytes).sum();
+    let compacted_at = VIEW.with_borrow_mut(|view| {
+        view.log_entries_max = view.log_entries_max.max(log_entries);
+        view.disk_bytes_max = view.disk_bytes_max.max(disk_bytes);
+        view.compacted_at
+    });
+    let usage = Usage { log_entries, last_index, compacted_at, disk_bytes };
+    run::emit_about(seen.host, seen.boot, Event::Usage { node, usage });
+}
+
 fn emit_image_of(node: NodeId, host: HostId, boot: u32, reason: ImageReason) {
     let disk = Disk::of(host);
     let image = image::decode(&image::DurableFiles::new(&disk), &PathBuf::from(config::DATA_DIR));
@@ -454,5 +485,7 @@ const POLL: Duration = Duration::from_millis(20);
 const TRUNCATION_LOOKS_NS: [u64; 4] = [1_000_000, 5_000_000, 20_000_000, 60_000_000];
 /// Images at commits per run.
 const COMMIT_IMAGES_MAX: u32 = 12;
+/// What a node keeps is measured once in so many commits.
+const USAGE_EVERY: u64 = 500;
 /// One commit in so many is looked at.
 const COMMIT_IMAGE_ONE_IN: u64 = 23;

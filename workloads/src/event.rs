@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use aspen::command::{Answer, Command, Query, Reply, SessionSeq};
+use aspen::message::Upkept;
 use aspen::observe::{EntryMeta, Observation};
 use aspen::types::{LogId, NodeId, Vote};
 use serde::{Deserialize, Serialize};
@@ -31,6 +32,10 @@ pub enum Event {
     /// The disk of a node was damaged or lost on purpose: what is on it proves nothing any more. The node must notice before
     /// it says anything that is wrong.
     Damaged { node: NodeId },
+    /// An operator was told what came of upkeep.
+    Upkept { node: NodeId, upkept: Upkept },
+    /// How much a node keeps.
+    Usage { node: NodeId, usage: Usage },
     /// Faults are over; the cluster must converge from here.
     Calm,
     /// The final states of the nodes follow: converged, or not (with the reason).
@@ -63,6 +68,18 @@ pub enum Role {
     Candidate,
     Leader,
     Shutdown,
+}
+
+/// What a node keeps on its disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Usage {
+    /// Entries in the log.
+    pub log_entries: u64,
+    pub last_index: u64,
+    /// Entries after which a snapshot is due, and those that are kept after one.
+    pub compacted_at: u64,
+    /// All files, as long as they are.
+    pub disk_bytes: u64,
 }
 
 /// openraft's metrics of one node, the parts that are judged.

@@ -4,12 +4,17 @@
 //! - [`mod@env`], [`transport`]: the simulated world as aspen's environment
 //! - [`byzantine`]: links that lie, for calibration
 //! - [`kv`]: the workload over all commands and queries
+//! - [`lock`], [`bank`], [`append_list`], [`session_storm`], [`admin`]: workloads over what users build on the store
+//! - [`teller`]: a client whose operations the oracles see; [`pace`]: when operations begin
 //! - [`membership`]: an operator who replaces lost machines; [`machines`]: which Raft node each machine is
 //! - [`event`]: what the oracles see; [`metrics`]: openraft's view, reduced to what is judged
 //! - [`scenario`]: scenarios of the corpus as tests; `property` (feature `proptest`): plans for property tests
 //! - [`tester`]: scenarios by hand, a few lines each
 //! - [`mod@bench`]: fixed amounts of work, to be timed
 //! - [`mod@specs`]: the specs by name, and one run of one of them
+pub mod admin;
+pub mod append_list;
+pub mod bank;
 pub mod bench;
 pub mod byzantine;
 pub mod cluster;
@@ -18,14 +23,18 @@ pub mod env;
 pub mod event;
 pub mod image;
 pub mod kv;
+pub mod lock;
 pub mod machines;
 pub mod membership;
 pub mod metrics;
 pub mod oracles;
+pub mod pace;
 #[cfg(feature = "proptest")]
 pub mod property;
 pub mod scenario;
+pub mod session_storm;
 pub mod specs;
+pub mod teller;
 pub mod tester;
 pub mod transport;
 

@@ -4,14 +4,19 @@ use serde::Deserialize;
 use sim_runtime::engine::listing::{BugInfo, SpecInfo};
 use sim_runtime::engine::plan::PLAN_VERSION;
 use sim_runtime::engine::record::{RunRecord, RunRequest};
-use sim_runtime::engine::{Plan, Simulation, Spec, Workload};
+use sim_runtime::engine::{Plan, Simulation, Spec};
 
+use crate::admin::{Admin, AdminOp};
+use crate::append_list::{AppendList, ListTxn};
+use crate::bank::{Bank, BankOp};
 use crate::cluster::AspenCluster;
 use crate::config::knobs;
 use crate::event::Event;
 use crate::kv::Kv;
 use crate::kv::alphabet::KvOp;
+use crate::lock::{Lock, LockOp};
 use crate::membership::{Membership, OperatorOp};
+use crate::session_storm::{SessionStorm, StormOp};
 
 /// Name and text of every spec.
 const TEXTS: &[(&str, &str)] = &[
@@ -30,6 +35,9 @@ const TEXTS: &[(&str, &str)] = &[
     ("byzantine-entries", include_str!("../specs/byzantine-entries.toml")),
     ("byzantine-term", include_str!("../specs/byzantine-term.toml")),
     ("membership", include_str!("../specs/membership.toml")),
+    ("mixed", include_str!("../specs/mixed.toml")),
+    ("soak", include_str!("../specs/soak.toml")),
+    ("large", include_str!("../specs/large.toml")),
     ("clocks", include_str!("../specs/clocks.toml")),
     ("live", include_str!("../specs/live.toml")),
 ];
@@ -73,7 +81,14 @@ pub fn bugs() -> Vec<BugInfo> {
 
 /// A simulation of aspen.
 pub fn simulation(spec: Spec) -> Simulation<Event> {
-    Simulation::new(spec, AspenCluster::new).workload(Kv).workload(Membership)
+    Simulation::new(spec, AspenCluster::new)
+        .workload(Kv)
+        .workload(Membership)
+        .workload(Lock)
+        .workload(Bank)
+        .workload(AppendList)
+        .workload(SessionStorm)
+        .workload(Admin)
 }
 
 /// Runs one request on this thread.
@@ -96,24 +111,29 @@ pub fn check_plan(plan: &serde_json::Value) -> Result<(), String> {
         return Err(format!("the plan is of version {version:?}, this build runs version {PLAN_VERSION}"));
     }
     let plan = Plan::deserialize(plan).map_err(|error| format!("the plan cannot be read: {error}"))?;
-    let known = [Kv.name(), Membership.name()];
-    if let Some(unknown) = plan.clients.iter().find(|client| !known.contains(&client.workload.as_str())) {
-        return Err(format!("the plan names the workload {:?}, which this build does not have", unknown.workload));
-    }
     for client in &plan.clients {
+        let read = match client.workload.as_str() {
+            "kv" => reads_as::<KvOp>,
+            "membership" => reads_as::<OperatorOp>,
+            "lock" => reads_as::<LockOp>,
+            "bank" => reads_as::<BankOp>,
+            "append-list" => reads_as::<ListTxn>,
+            "session-storm" => reads_as::<StormOp>,
+            "admin" => reads_as::<AdminOp>,
+            unknown => return Err(format!("the plan names the workload {unknown:?}, which this build does not have")),
+        };
         for planned in &client.ops {
-            let read = if client.workload == Kv.name() {
-                KvOp::deserialize(&planned.op).map(drop)
-            } else {
-                OperatorOp::deserialize(&planned.op).map(drop)
-            };
-            read.map_err(|error| format!("the operation {}: {error}", planned.op))?;
+            read(&planned.op).map_err(|error| format!("the operation {}: {error}", planned.op))?;
         }
     }
     match plan.knobs.keys().find(|name| !knobs().iter().any(|knob| knob.name == **name)) {
         Some(unknown) => Err(format!("the plan sets the tunable {unknown}, which this build does not have")),
         None => Ok(()),
     }
+}
+
+fn reads_as<O: for<'de> Deserialize<'de>>(op: &serde_json::Value) -> Result<(), serde_json::Error> {
+    O::deserialize(op).map(drop)
 }
 
 #[cfg(test)]

@@ -22,6 +22,11 @@ pub trait Oracle<E> {
     /// Kebab-case name of the property, as in reports.
     fn property(&self) -> &'static str;
 
+    /// The workload without which there is nothing to judge: in a run without its clients the oracle may be idle.
+    fn workload(&self) -> Option<&'static str> {
+        None
+    }
+
     /// Sees the next event.
     fn on_event(&mut self, event: &Stamped<E>, judge: &mut Judge<'_>);
 

@@ -127,6 +127,9 @@ pub struct Metrics {
     pub syncs_per_commit: BTreeMap<String, f64>,
     pub write_latency_us: Latency,
     pub read_latency_us: Latency,
+    /// Highest values of what the system under test measures itself, by name.
+    #[serde(default)]
+    pub gauges: BTreeMap<String, u64>,
 }
 
 /// The JSON of `run`. What only a dead child knew is `None`.

@@ -121,6 +121,12 @@ impl<E: Clone + 'static> Run<E> {
         }
     }
 
+    /// Properties that only clients of this workload bring about, by name.
+    pub fn workload_of(&self, property: &str) -> Option<&'static str> {
+        let oracles = self.oracles.borrow();
+        oracles.iter().find(|oracle| oracle.property() == property).and_then(|oracle| oracle.workload())
+    }
+
     pub fn violate(&self, property: String, message: String, at_ns: Nanos, node: Option<String>) {
         self.other_violations.borrow_mut().push(Violation { property, message, at_ns: Some(at_ns), node });
         self.mark_violated();

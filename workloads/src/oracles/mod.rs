@@ -3,6 +3,7 @@
 //! - [`raft`]: what nodes say about themselves in memory, on every change
 //! - [`durable`]: what is on their disks
 //! - [`client`]: what clients were told
+//! - [`contracts`]: what users build on the store, where a workload does
 //! - [`liveness`]: what must be once faults are over
 //!
 //! An oracle says how often it evaluated its property, and how often that was not trivial: when the evaluation could
@@ -10,6 +11,7 @@
 //!
 //! What a node said in a boot is void once the boot has ended, except for what it had made durable.
 pub mod client;
+pub mod contracts;
 pub mod durable;
 pub mod liveness;
 pub mod raft;
@@ -46,6 +48,7 @@ pub fn all(config: &OracleConfig) -> Vec<Box<dyn Oracle<Event>>> {
         Box::new(durable::committed_on_a_quorum::CommittedOnAQuorum::default()),
     ];
     all.extend(of_clients(config));
+    all.extend(of_contracts());
     all.push(Box::new(liveness::convergence::Convergence::default()));
     all.push(Box::new(liveness::agreement::Agreement::default()));
     all
@@ -59,6 +62,19 @@ pub fn of_clients(config: &OracleConfig) -> Vec<Box<dyn Oracle<Event>>> {
         Box::new(client::durability::Durability::default()),
         Box::new(client::order_by_revision::OrderByRevision::default()),
         Box::new(client::linearizability::Linearizability::new(config.linearizability)),
+    ]
+}
+
+/// Those of the workloads that keep a contract of their own; each judges where its workload is at work.
+fn of_contracts() -> Vec<Box<dyn Oracle<Event>>> {
+    vec![
+        Box::new(contracts::session_lifetime::SessionLifetime::default()),
+        Box::new(contracts::mutual_exclusion::MutualExclusion::default()),
+        Box::new(contracts::fencing::Fencing::default()),
+        Box::new(contracts::bank_total::BankTotal::default()),
+        Box::new(contracts::append_list::AppendList::default()),
+        Box::new(contracts::upkeep::Upkeep::default()),
+        Box::new(contracts::bounded::Bounded),
     ]
 }
 

@@ -57,13 +57,14 @@ impl Oracle<Event> for ExactlyOnce {
                 see(same_as[place], revision, operation);
             }
         }
+        let same_as_first = same_as.clone();
         let merged = self.operations.all();
         let writers = Writers::new(&merged, judge);
         let place_of: BTreeMap<u64, usize> =
             attempts.iter().enumerate().map(|(place, operation)| (operation.id, place)).collect();
         for (reader, row) in observed_rows(&merged) {
             if let Ok(Some(writer)) = writers.of(&row.key, &row.value) {
-                see(place_of[&merged[writer].id], row.meta.mod_revision, reader);
+                see(same_as_first[place_of[&merged[writer].id]], row.meta.mod_revision, reader);
             }
         }
         for (place, evidence) in evidence {

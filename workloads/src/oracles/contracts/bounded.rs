@@ -1,0 +1,78 @@
+//! What a node keeps is bounded, however long it runs: its log by the distance of snapshots, its disk by what is stored
+//! (Raft, section 7: the log is compacted, so that it does not use up the disk).
+//!
+//! The bound allows for a few snapshots that were late, and for files whose space is kept to be used again.
+
+use sim_runtime::engine::{Judge, Oracle, Stamped};
+use sim_runtime::world::Nanos;
+
+use super::super::raft::named;
+use crate::event::Event;
+
+#[derive(Debug, Default)]
+pub struct Bounded;
+
+impl Oracle<Event> for Bounded {
+    fn property(&self) -> &'static str {
+        "bounded"
+    }
+
+    fn workload(&self) -> Option<&'static str> {
+        // A node keeps too much only if somebody writes for long.
+        Some("kv")
+    }
+
+    fn on_event(&mut self, event: &Stamped<Event>, judge: &mut Judge<'_>) {
+        let Event::Usage { node, usage } = &event.event else { return };
+        let log_max = usage.compacted_at * LATE_SNAPSHOTS_MAX + SLACK_ENTRIES;
+        let disk_max = SLACK_BYTES + usage.compacted_at * ENTRY_BYTES;
+        judge.evaluated(usage.last_index > 0);
+        if usage.log_entries > log_max {
+            let message = format!(
+                "the log has {} entries of {}, with a snapshot every {} it may have {log_max}",
+                usage.log_entries, usage.last_index, usage.compacted_at
+            );
+            judge.violated(event.at_ns, named(*node), message);
+        }
+        if usage.disk_bytes > disk_max {
+            let message = format!("the disk holds {} bytes, {disk_max} are allowed", usage.disk_bytes);
+            judge.violated(event.at_ns, named(*node), message);
+        }
+    }
+
+    fn finish(&mut self, _at_ns: Nanos, _judge: &mut Judge<'_>) {}
+}
+
+/// Snapshots that may be late in a row.
+const LATE_SNAPSHOTS_MAX: u64 = 4;
+/// Entries that come while a snapshot is built on a slow disk.
+const SLACK_ENTRIES: u64 = 2_000;
+/// An empty node, its state, two snapshots and a write-ahead log.
+const SLACK_BYTES: u64 = 48 << 20;
+/// An entry takes less in the log, on average.
+const ENTRY_BYTES: u64 = 16 << 10;
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::testing::*;
+    use super::*;
+    use crate::event::Usage;
+
+    fn used(log_entries: u64, disk_bytes: u64) -> Run {
+        let mut run = Run::new();
+        let usage = Usage { log_entries, last_index: 50_000, compacted_at: 90, disk_bytes };
+        run.emit(1, Event::Usage { node: 1, usage });
+        run
+    }
+
+    #[test]
+    fn a_compacted_log_is_fine() {
+        used(120, 3 << 20).accepts(Bounded);
+    }
+
+    #[test]
+    fn a_log_and_a_disk_that_only_grow_are_found() {
+        used(49_000, 3 << 20).rejects(Bounded, "the log has 49000 entries of 50000");
+        used(120, 3 << 30).rejects(Bounded, "the disk holds");
+    }
+}
