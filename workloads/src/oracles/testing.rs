@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use aspen::command::{Answer, Command, KeyMeta, KeyValue, Outcome, Query, Reply};
+use aspen::command::{Answer, Command, Compare, Expect, KeyMeta, KeyValue, Outcome, Query, Reply, TxnOp};
 use aspen::observe::{EntryMeta, Observation};
 use aspen::types::{CommittedLeaderId, LeaderId, LogId, NodeId, Vote};
 use sim_runtime::engine::oracle::Verdicts;
@@ -36,6 +36,27 @@ pub(crate) fn set(key: &str, value: &str) -> Command {
 
 pub(crate) fn delete(key: &str) -> Command {
     Command::Delete { key: key.into() }
+}
+
+pub(crate) fn transaction(compare: &[(&str, Expect)], then: &[TxnOp], otherwise: &[TxnOp]) -> Command {
+    let compared = |(key, expect): &(&str, Expect)| Compare { key: (*key).into(), expect: expect.clone() };
+    Command::Transaction {
+        compare: compare.iter().map(compared).collect(),
+        then: then.to_vec(),
+        otherwise: otherwise.to_vec(),
+    }
+}
+
+pub(crate) fn txn_set(key: &str, value: &str) -> TxnOp {
+    TxnOp::Set { key: key.into(), value: value.into() }
+}
+
+pub(crate) fn txn_delete(key: &str) -> TxnOp {
+    TxnOp::Delete { key: key.into() }
+}
+
+pub(crate) fn txn_get(key: &str) -> TxnOp {
+    TxnOp::Get { key: key.into() }
 }
 
 pub(crate) fn get(key: &str) -> Query {

@@ -5,11 +5,11 @@
 
 use std::collections::BTreeMap;
 
-use aspen::command::{Command, KeyValue, Outcome, Query};
+use aspen::command::{Command, KeyValue, Outcome, Query, Reply, TxnResult};
 use sim_runtime::engine::{Judge, Oracle, Stamped};
 use sim_runtime::world::Nanos;
 
-use super::{Fate, Operations, Write, effects, fate, observed_rows, shown};
+use super::{Fate, Operations, Write, effects, fate, happened, observed_rows, shown, transacted};
 use crate::event::{Action, Event};
 
 #[derive(Debug, Default)]
@@ -33,14 +33,18 @@ struct Certain {
 fn certainties(operations: &[Write]) -> BTreeMap<&[u8], Certain> {
     let mut keys: BTreeMap<&[u8], Certain> = BTreeMap::new();
     for operation in operations {
-        let Action::Write { command, .. } = &operation.input else { continue };
-        for (key, value) in effects(command) {
+        for (key, value) in happened(operation) {
             let certain = keys.entry(key).or_default();
             match (fate(operation), value) {
-                (Fate::Acknowledged(reply), Some(_)) if matches!(reply.outcome, Outcome::Written { .. }) => {
+                (
+                    Fate::Acknowledged(
+                        reply @ Reply { outcome: Outcome::Written { .. } | Outcome::Transacted { .. }, .. },
+                    ),
+                    Some(_),
+                ) => {
                     certain.written = certain.written.max(Some((reply.revision, operation.id)));
                 }
-                (Fate::Acknowledged(reply), None) if matches!(reply.outcome, Outcome::Deleted { existed: true }) => {
+                (Fate::Acknowledged(reply), None) if removed(operation, key) => {
                     certain.removed = certain.removed.max(Some(reply.revision));
                 }
                 (Fate::Unknown, None) => certain.maybe_removed = true,
@@ -53,6 +57,13 @@ fn certainties(operations: &[Write]) -> BTreeMap<&[u8], Certain> {
         certain.written = certain.written.max(Some((row.meta.mod_revision, operation.id)));
     }
     keys
+}
+
+/// Whether an acknowledged operation found the key and removed it.
+fn removed(operation: &Write, key: &[u8]) -> bool {
+    let mut in_transaction = transacted(operation);
+    matches!(fate(operation), Fate::Acknowledged(Reply { outcome: Outcome::Deleted { existed: true }, .. }))
+        || in_transaction.any(|(op, result)| op.key() == key && *result == TxnResult::Deleted { existed: true })
 }
 
 fn check(key: &[u8], certain: &Certain, row: Option<&KeyValue>, read: &Write, judge: &mut Judge<'_>) {
@@ -124,6 +135,7 @@ impl Oracle<Event> for Durability {
 mod tests {
     use super::super::super::testing::*;
     use super::*;
+    use aspen::command::TxnOp;
 
     fn converged(run: &mut Run) -> &mut Run {
         run.emit(0, Event::Converged { result: Ok(()) })
@@ -147,6 +159,21 @@ mod tests {
         let mut run = Run::new();
         run.wrote(set("a", "1"), 5, 1);
         converged(&mut run).read("a", 20, vec![]);
+        run.rejects(Durability::default(), "the write of \"a\" at revision 5 (operation 1 tells) is lost");
+    }
+
+    #[test]
+    fn a_write_of_a_transaction_that_is_lost_is_found() {
+        let mut run = Run::new();
+        let branches = |then: &[TxnOp], otherwise: &[TxnOp]| transaction(&[], then, otherwise);
+        let op = run.writes(0, branches(&[txn_set("a", "1"), txn_set("b", "2")], &[txn_set("c", "3")]));
+        let results = vec![TxnResult::Written { version: 1 }; 2];
+        run.told(op, 5, Outcome::Transacted { matched: true, results });
+        let op = run.writes(0, branches(&[txn_delete("b")], &[]));
+        run.told(op, 6, Outcome::Transacted { matched: true, results: vec![TxnResult::Deleted { existed: true }] });
+        converged(&mut run).read("a", 20, vec![row("a", "1", (5, 5, 1))]).read("b", 20, vec![]).read("c", 20, vec![]);
+        run.accepts(Durability::default());
+        run.read("a", 21, vec![]);
         run.rejects(Durability::default(), "the write of \"a\" at revision 5 (operation 1 tells) is lost");
     }
 

@@ -1,8 +1,10 @@
 //! Random histories that a store really had, from a sequential model with random overlap, and ways to spoil them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use aspen::command::{Answer, Command, Expect, KeyMeta, KeyValue, Outcome, Pair, Query, Reply};
+use aspen::command::{
+    Answer, Command, Compare, Expect, KeyMeta, KeyValue, Outcome, Pair, Query, Reply, TxnOp, TxnResult,
+};
 
 use super::super::testing::Run;
 use crate::event::{Action, Event, OpResult};
@@ -63,16 +65,10 @@ impl Store {
             Command::Set { key, value } => Outcome::Written { version: self.put(key, value) },
             Command::Delete { key } => Outcome::Deleted { existed: self.rows.remove(key).is_some() },
             Command::CompareAndSwap { key, expect, value } => {
-                let found = self.rows.get(key);
-                let matches = match expect {
-                    Expect::Absent => found.is_none(),
-                    Expect::Value(value) => found.is_some_and(|row| row.value == *value),
-                    Expect::ModRevision(revision) => found.is_some_and(|row| row.meta.mod_revision == *revision),
-                };
-                if matches {
+                if self.is(key, expect) {
                     Outcome::Written { version: self.put(key, value) }
                 } else {
-                    Outcome::NotMatched { found: found.map(|row| row.meta) }
+                    Outcome::NotMatched { found: self.rows.get(key).map(|row| row.meta) }
                 }
             }
             Command::SetMulti { pairs } => {
@@ -81,7 +77,26 @@ impl Store {
                 }
                 Outcome::Written { version: self.rows[&pairs[0].key].meta.version }
             }
+            Command::Transaction { compare, then, otherwise } => {
+                let matched = compare.iter().all(|compare| self.is(&compare.key, &compare.expect));
+                let branch = if matched { then } else { otherwise };
+                let results = branch.iter().map(|op| match op {
+                    TxnOp::Set { key, value } => TxnResult::Written { version: self.put(key, value) },
+                    TxnOp::Delete { key } => TxnResult::Deleted { existed: self.rows.remove(key).is_some() },
+                    TxnOp::Get { key } => TxnResult::Got { row: self.rows.get(key).cloned() },
+                });
+                Outcome::Transacted { matched, results: results.collect() }
+            }
             other => panic!("not generated: {other:?}"),
+        }
+    }
+
+    fn is(&self, key: &[u8], expect: &Expect) -> bool {
+        let found = self.rows.get(key);
+        match expect {
+            Expect::Absent => found.is_none(),
+            Expect::Value(value) => found.is_some_and(|row| row.value == *value),
+            Expect::ModRevision(revision) => found.is_some_and(|row| row.meta.mod_revision == *revision),
         }
     }
 
@@ -169,18 +184,11 @@ impl Generated {
     fn action(&self, numbers: &mut Numbers, at: usize, store: &Store) -> Action {
         let key = format!("k{}", numbers.below(self.keys)).into_bytes();
         let value = format!("v{at}").into_bytes();
-        let present = store.rows.get(&key);
-        let command = match numbers.below(12) {
+        let command = match numbers.below(15) {
             0..3 => Command::Set { key, value },
             3 => Command::Delete { key },
             4..7 => {
-                let expect = match (numbers.below(4), present) {
-                    (0, _) | (_, None) => Expect::Absent,
-                    (1, Some(row)) => Expect::Value(row.value.clone()),
-                    (2, Some(row)) => Expect::ModRevision(row.meta.mod_revision),
-                    (_, Some(_)) => Expect::ModRevision(u64::MAX),
-                };
-                let expect = if present.is_none() && numbers.below(2) == 0 { Expect::ModRevision(1) } else { expect };
+                let expect = Self::expect(numbers, store.rows.get(&key));
                 Command::CompareAndSwap { key, expect, value }
             }
             7 => {
@@ -191,6 +199,7 @@ impl Generated {
                 Command::SetMulti { pairs: pairs.collect() }
             }
             8..11 => return Action::Read(Query::Get { key }),
+            11..14 => self.transaction(numbers, at, store),
             _ => {
                 let limit = 1 + u32::try_from(numbers.below(self.keys + 1)).unwrap();
                 let end = (numbers.below(2) == 0).then(|| b"k3".to_vec().into());
@@ -198,6 +207,41 @@ impl Generated {
             }
         };
         Action::Write { session: None, command }
+    }
+
+    fn expect(numbers: &mut Numbers, present: Option<&KeyValue>) -> Expect {
+        let expect = match (numbers.below(4), present) {
+            (0, _) | (_, None) => Expect::Absent,
+            (1, Some(row)) => Expect::Value(row.value.clone()),
+            (2, Some(row)) => Expect::ModRevision(row.meta.mod_revision),
+            (_, Some(_)) => Expect::ModRevision(u64::MAX),
+        };
+        if present.is_none() && numbers.below(2) == 0 { Expect::ModRevision(1) } else { expect }
+    }
+
+    fn transaction(&self, numbers: &mut Numbers, at: usize, store: &Store) -> Command {
+        let compare = (0..numbers.below(3)).map(|_| {
+            let key = format!("k{}", numbers.below(self.keys)).into_bytes();
+            Compare { expect: Self::expect(numbers, store.rows.get(&key)), key }
+        });
+        let compare = compare.collect();
+        let [then, otherwise] = ["then", "otherwise"].map(|branch| {
+            let mut modified = BTreeSet::new();
+            let mut ops = Vec::new();
+            for part in 0..numbers.below(4) {
+                let key = format!("k{}", numbers.below(self.keys)).into_bytes();
+                let change = numbers.below(5);
+                if change > 2 || !modified.insert(key.clone()) {
+                    ops.push(TxnOp::Get { key });
+                } else if change == 2 {
+                    ops.push(TxnOp::Delete { key });
+                } else {
+                    ops.push(TxnOp::Set { key, value: format!("v{at}/{branch}{part}").into_bytes() });
+                }
+            }
+            ops
+        });
+        Command::Transaction { compare, then, otherwise }
     }
 
     /// The events, in the order of time, and the final reads.
@@ -232,6 +276,10 @@ impl Generated {
     }
 }
 
+fn can_be_spoilt(result: &TxnResult) -> bool {
+    !matches!(result, TxnResult::Got { row: None } | TxnResult::Omitted { .. })
+}
+
 /// Of which answers a row is taken: not of a scan that stopped early, which may leave out its last one.
 fn is_missing_a_row(op: u64, answer: &Answer) -> bool {
     !answer.rows.is_empty() && !answer.more && op.is_multiple_of(2)
@@ -254,6 +302,11 @@ impl Story {
                 OpResult::Written(Reply { outcome: Outcome::Written { .. }, .. }) => "version too high",
                 OpResult::Written(Reply { outcome: Outcome::Deleted { .. }, .. }) => "existed or not",
                 OpResult::Written(Reply { outcome: Outcome::NotMatched { found: Some(_) }, .. }) => "found nothing",
+                OpResult::Written(Reply { outcome: Outcome::Transacted { results, .. }, .. })
+                    if results.iter().any(can_be_spoilt) =>
+                {
+                    "one result of a transaction"
+                }
                 OpResult::Answered(answer) if is_missing_a_row(op, answer) => "a row is missing",
                 OpResult::Answered(answer) if !answer.rows.is_empty() => "a row of another version",
                 _ => continue,
@@ -269,6 +322,14 @@ impl Story {
             OpResult::Written(Reply { outcome: Outcome::Written { version }, .. }) => *version += 1,
             OpResult::Written(Reply { outcome: Outcome::Deleted { existed }, .. }) => *existed = !*existed,
             OpResult::Written(Reply { outcome: Outcome::NotMatched { found }, .. }) => *found = None,
+            OpResult::Written(Reply { outcome: Outcome::Transacted { results, .. }, .. }) => {
+                match results.iter_mut().find(|result| can_be_spoilt(result))? {
+                    TxnResult::Written { version } => *version += 1,
+                    TxnResult::Deleted { existed } => *existed = !*existed,
+                    TxnResult::Got { row } => *row = None,
+                    TxnResult::Omitted { .. } => return None,
+                }
+            }
             OpResult::Answered(answer) => {
                 let at = pick % answer.rows.len();
                 if is_missing_a_row(op, answer) {

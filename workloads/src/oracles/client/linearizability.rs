@@ -3,17 +3,20 @@
 //! check shares no assumption with the one that verifies the order they claim.
 //!
 //! An operation on several keys is taken apart: a set-multi is a write of each of its keys, a scan a read of each key of
-//! its range. That they are atomic is not seen here.
+//! its range. Of a transaction that was acknowledged each comparison of a value or of absence that held and each get is a
+//! read, each change a write, all within its time: in whatever order they are put, the one that happened is among them.
+//! Of one whose outcome is unknown each change of either branch is a write that may have happened, whatever was compared:
+//! that allows more than can have been, never less. That operations are atomic is not seen here.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use aspen::command::{Command, Expect, Outcome, Query};
+use aspen::command::{Command, Compare, Expect, Outcome, Query, Reply, TxnOp, TxnResult};
 use sim_runtime::checker::history::Operation;
 use sim_runtime::checker::linearizability::{Budget, Decision, Model, check};
 use sim_runtime::engine::{Judge, Oracle, Stamped};
 use sim_runtime::world::Nanos;
 
-use super::{Fate, Operations, Write, effects, fate, shown};
+use super::{Fate, Operations, Write, comparisons_that_held, effects, fate, observed_rows, shown, transacted};
 use crate::event::{Action, Event};
 
 #[derive(Debug)]
@@ -130,10 +133,13 @@ impl<'a> Keys<'a> {
             {
                 looked_at.insert((key, value));
             }
-            if let Fate::Answered(answer) = fate(operation) {
-                looked_at.extend(answer.rows.iter().map(|row| (row.key.as_slice(), row.value.as_slice())));
+            for compare in comparisons_that_held(operation) {
+                if let Expect::Value(value) = &compare.expect {
+                    looked_at.insert((&compare.key, value));
+                }
             }
         }
+        looked_at.extend(observed_rows(operations).map(|(_, row)| (row.key.as_slice(), row.value.as_slice())));
         keys.values = looked_at.into_iter().zip(UNSEEN + 1..).collect();
         let written: BTreeSet<&[u8]> = operations
             .iter()
@@ -163,7 +169,37 @@ impl<'a> Keys<'a> {
         self.parts.entry(key).or_default().push(operation);
     }
 
-    fn write(&mut self, operation: &Write, command: &'a Command) {
+    /// See the module.
+    fn transaction(&mut self, operation: &'a Write) {
+        for Compare { key, expect } in comparisons_that_held(operation) {
+            let value = match expect {
+                Expect::Absent => None,
+                Expect::Value(value) => Some(self.id(key, value)),
+                Expect::ModRevision(_) => continue,
+            };
+            self.push(operation, key, Input::Read, Some(Output::Value(value)));
+        }
+        for (op, result) in transacted(operation) {
+            let (input, output) = match (op, result) {
+                (TxnOp::Set { key, value }, TxnResult::Written { .. }) => {
+                    (Input::Write(self.id(key, value)), Output::Written)
+                }
+                (TxnOp::Delete { .. }, TxnResult::Deleted { existed }) => {
+                    (Input::Delete, Output::Deleted { existed: *existed })
+                }
+                (TxnOp::Get { key }, TxnResult::Got { row }) => {
+                    (Input::Read, Output::Value(row.as_ref().map(|row| self.id(key, &row.value))))
+                }
+                _ => continue,
+            };
+            self.push(operation, op.key(), input, Some(output));
+        }
+    }
+
+    fn write(&mut self, operation: &'a Write, command: &'a Command) {
+        if matches!(fate(operation), Fate::Acknowledged(Reply { outcome: Outcome::Transacted { .. }, .. })) {
+            return self.transaction(operation);
+        }
         let output = match fate(operation) {
             Fate::Failed => return,
             Fate::Acknowledged(reply) => match reply.outcome {
@@ -341,6 +377,36 @@ mod tests {
         let op = run.writes(0, set("a", "1"));
         run.ends(op, OpResult::Failed("refused".to_owned())).read("a", 0, bare("a", "1"));
         run.rejects(oracle(), "on key \"a\"");
+    }
+
+    #[test]
+    fn a_transaction_that_found_what_was_overwritten_is_found() {
+        let mut run = Run::new();
+        run.wrote(set("a", "1"), 0, 1).wrote(set("b", "2"), 0, 1);
+        let swap = transaction(&[("a", Expect::Value(b"1".to_vec()))], &[txn_set("a", "3"), txn_get("b")], &[]);
+        let read = TxnResult::Got { row: bare("b", "2").pop() };
+        let told = Outcome::Transacted { matched: true, results: vec![TxnResult::Written { version: 2 }, read] };
+        let op = run.writes(0, swap.clone());
+        run.told(op, 0, told.clone()).read("a", 0, bare("a", "3"));
+        run.accepts(oracle());
+        let op = run.writes(0, swap);
+        run.told(op, 0, told);
+        run.rejects(oracle(), "on key \"a\"");
+    }
+
+    #[test]
+    fn an_unknown_transaction_may_have_taken_either_branch_late() {
+        let mut run = Run::new();
+        run.wrote(set("a", "1"), 0, 1);
+        run.lost(0, transaction(&[("b", Expect::Absent)], &[txn_set("a", "2")], &[txn_delete("a")]));
+        run.read("a", 0, bare("a", "1"));
+        let (mut then, mut otherwise) = (run.clone(), run);
+        then.read("a", 0, bare("a", "2"));
+        then.accepts(oracle());
+        otherwise.read("a", 0, vec![]);
+        otherwise.accepts(oracle());
+        then.read("a", 0, bare("a", "1"));
+        then.rejects(oracle(), "on key \"a\"");
     }
 
     #[test]

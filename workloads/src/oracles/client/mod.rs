@@ -17,4 +17,7 @@ mod operations;
 pub mod order_by_revision;
 pub mod outcomes;
 
-pub(crate) use operations::{Fate, Operations, Write, Writers, effects, fate, observed_rows, shown, would_write};
+pub(crate) use operations::{
+    Fate, Operations, Write, Writers, branch_effects, comparisons_that_held, effects, fate, happened, observed_rows,
+    shown, transacted, would_write,
+};

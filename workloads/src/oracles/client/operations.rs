@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use aspen::command::{Answer, Command, KeyValue, Outcome, Reply, SessionSeq, TxnOp};
+use aspen::command::{Answer, Command, Compare, KeyValue, Outcome, Reply, SessionSeq, TxnOp, TxnResult};
 use sim_runtime::checker::history::{History, HistoryError, Operation};
 use sim_runtime::engine::{Judge, Stamped};
 
@@ -91,7 +91,7 @@ impl Operations {
 }
 
 /// What a command does to keys if it does anything: the value stored, or `None` for removal. Each key once: of a key
-/// that occurs twice in a set-multi the last value stays.
+/// that occurs twice in a set-multi the last value stays. Of a transaction what each of its branches would do.
 pub(crate) fn effects(command: &Command) -> Vec<(&[u8], Option<&[u8]>)> {
     match command {
         Command::Set { key, value } | Command::CompareAndSwap { key, value, .. } => vec![(key, Some(value))],
@@ -116,6 +116,42 @@ pub(crate) fn branch_effects(ops: &[TxnOp]) -> Vec<(&[u8], Option<&[u8]>)> {
         TxnOp::Get { .. } => None,
     });
     modified.collect::<BTreeMap<_, _>>().into_iter().collect()
+}
+
+/// What an operation did to keys, as far as its reply tells: of a transaction only the branch that was taken. Before
+/// there is a reply, everything that it might do.
+pub(crate) fn happened(operation: &Write) -> Vec<(&[u8], Option<&[u8]>)> {
+    let Action::Write { command, .. } = &operation.input else { return Vec::new() };
+    match (command, fate(operation)) {
+        (
+            Command::Transaction { then, otherwise, .. },
+            Fate::Acknowledged(Reply { outcome: Outcome::Transacted { matched, .. }, .. }),
+        ) => branch_effects(if *matched { then } else { otherwise }),
+        _ => effects(command),
+    }
+}
+
+/// The operations of the branch that a transaction took, each with what it did.
+pub(crate) fn transacted(operation: &Write) -> impl Iterator<Item = (&TxnOp, &TxnResult)> {
+    let (branch, results): (&[TxnOp], &[TxnResult]) = match (&operation.input, fate(operation)) {
+        (
+            Action::Write { command: Command::Transaction { then, otherwise, .. }, .. },
+            Fate::Acknowledged(Reply { outcome: Outcome::Transacted { matched, results }, .. }),
+        ) => (if *matched { then } else { otherwise }, results),
+        _ => (&[], &[]),
+    };
+    branch.iter().zip(results)
+}
+
+/// What the comparisons of a transaction found to be so, if all of them held.
+pub(crate) fn comparisons_that_held(operation: &Write) -> &[Compare] {
+    match (&operation.input, fate(operation)) {
+        (
+            Action::Write { command: Command::Transaction { compare, .. }, .. },
+            Fate::Acknowledged(Reply { outcome: Outcome::Transacted { matched: true, .. }, .. }),
+        ) => compare,
+        _ => &[],
+    }
 }
 
 /// Whether the operation, if it does anything, leaves `value` under `key`.
@@ -167,7 +203,11 @@ pub(crate) fn observed_rows(operations: &[Write]) -> impl Iterator<Item = (&Writ
             Fate::Answered(answer) => answer.rows.as_slice(),
             _ => &[],
         };
-        rows.iter().map(move |row| (operation, row))
+        let read = transacted(operation).filter_map(|(_, result)| match result {
+            TxnResult::Got { row } => row.as_ref(),
+            _ => None,
+        });
+        rows.iter().chain(read).map(move |row| (operation, row))
     })
 }
 

@@ -5,11 +5,11 @@
 
 use std::collections::BTreeMap;
 
-use aspen::command::{Command, Expect, Outcome};
+use aspen::command::{Command, Expect, Outcome, TxnOp, TxnResult};
 use sim_runtime::engine::{Judge, Oracle, Stamped};
 use sim_runtime::world::Nanos;
 
-use super::{Fate, Operations, Write, effects, fate, observed_rows, shown};
+use super::{Fate, Operations, Write, comparisons_that_held, effects, fate, observed_rows, shown};
 use crate::event::{Action, Event, OpResult};
 
 #[derive(Debug, Default)]
@@ -70,8 +70,24 @@ fn seen_values(operations: &[Write]) -> Seen<'_> {
         {
             seen.entry(key).or_default().entry(value).or_insert((operation.id, ended(operation)));
         }
+        for compare in comparisons_that_held(operation) {
+            if let Expect::Value(value) = &compare.expect {
+                seen.entry(&compare.key).or_default().entry(value).or_insert((operation.id, ended(operation)));
+            }
+        }
     }
     seen
+}
+
+/// Whether every operation of the branch that was taken is answered in kind.
+fn fits_branch(branch: &[TxnOp], results: &[TxnResult]) -> bool {
+    let fits = |(op, result): (&TxnOp, &TxnResult)| match (op, result) {
+        (TxnOp::Set { .. }, TxnResult::Written { version }) => *version > 0,
+        (TxnOp::Get { key }, TxnResult::Got { row }) => row.as_ref().is_none_or(|row| row.key == *key),
+        (TxnOp::Delete { .. }, TxnResult::Deleted { .. }) | (TxnOp::Get { .. }, TxnResult::Omitted { .. }) => true,
+        _ => false,
+    };
+    branch.len() == results.len() && branch.iter().zip(results).all(fits)
 }
 
 fn check_kind(operation: &Write, judge: &mut Judge<'_>) {
@@ -90,6 +106,10 @@ fn check_kind(operation: &Write, judge: &mut Judge<'_>) {
                 | (Command::Delete { .. }, Outcome::Deleted { .. })
                 | (Command::CloseSession { .. }, Outcome::SessionClosed | Outcome::SessionUnknown) => true,
                 (Command::OpenSession { .. }, Outcome::SessionOpened { session }) => *session == reply.revision,
+                (Command::Transaction { compare, then, otherwise }, Outcome::Transacted { matched, results }) => {
+                    let branch = if *matched { then } else { otherwise };
+                    fits_branch(branch, results) && (*matched || !compare.is_empty())
+                }
                 (Command::RefreshSession { .. }, Outcome::SessionRefreshed | Outcome::SessionUnknown) => true,
                 (_, Outcome::SessionUnknown | Outcome::SessionStale) => of_session,
                 _ => false,
@@ -138,6 +158,29 @@ mod tests {
             Command::CompareAndSwap { key: b"a".to_vec(), expect: Expect::Value(b"1".to_vec()), value: b"2".to_vec() };
         run.wrote(swap, 6, 2);
         run.rejects(Outcomes::default(), "operation 2 saw its value");
+    }
+
+    #[test]
+    fn the_reply_to_the_other_branch_is_found() {
+        let command = transaction(&[("a", Expect::Absent)], &[txn_set("a", "1")], &[txn_delete("a")]);
+        let replied = |matched, result| {
+            let mut run = Run::new();
+            let op = run.writes(0, command.clone());
+            run.told(op, 5, Outcome::Transacted { matched, results: vec![result] });
+            run
+        };
+        replied(true, TxnResult::Written { version: 1 }).accepts(Outcomes::default());
+        replied(false, TxnResult::Deleted { existed: false }).accepts(Outcomes::default());
+        replied(true, TxnResult::Deleted { existed: false }).rejects(Outcomes::default(), "was answered with");
+    }
+
+    #[test]
+    fn a_failed_write_that_a_transaction_finds_is_found() {
+        let mut run = Run::new();
+        failed(&mut run, transaction(&[], &[txn_set("a", "1")], &[]));
+        let op = run.writes(0, transaction(&[("a", Expect::Value(b"1".to_vec()))], &[], &[txn_get("a")]));
+        run.told(op, 6, Outcome::Transacted { matched: true, results: vec![] });
+        run.rejects(Outcomes::default(), "operation 1 failed for good, but operation 2 saw its value");
     }
 
     #[test]

@@ -2,9 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use aspen::command::{Answer, Command, Expect, KeyMeta, KeyValue, Outcome, Query, Reply};
+use aspen::command::{Answer, Command, Compare, Expect, KeyMeta, KeyValue, Outcome, Query, Reply, TxnOp, TxnResult};
 
-use super::super::{Fate, Write, Writers, effects, fate, shown};
+use super::super::{Fate, Write, Writers, branch_effects, effects, fate, happened, shown, transacted};
 use super::{Misfit, ended};
 use crate::event::Action;
 
@@ -36,6 +36,8 @@ pub(super) struct Key<'a> {
     pub removed: BTreeMap<u64, &'a Write>,
     /// What was seen, by revision.
     pub seen: Vec<Seen<'a>>,
+    /// What transactions compared with it, and whether all their comparisons held.
+    pub compared: Vec<Compared<'a>>,
     pub unknown: Unknown<'a>,
 }
 
@@ -68,6 +70,18 @@ pub(super) enum Expected<'a> {
     ModRevision(u64),
 }
 
+/// What a transaction compared with the state before its revision.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Compared<'a> {
+    pub revision: u64,
+    pub expected: Expected<'a>,
+    /// All comparisons held. If not, one at least did not: which one is not known.
+    pub held: bool,
+    pub by: &'a Write,
+    /// Comparisons of the transaction.
+    pub of: usize,
+}
+
 /// What an operation saw of a key.
 #[derive(Clone, Debug)]
 pub(super) struct Seen<'a> {
@@ -98,13 +112,21 @@ impl<'a> Facts<'a> {
                 }
                 facts.answered(reader, query, answer, &universe);
             }
+            for (_, result) in transacted(reader) {
+                if let TxnResult::Got { row: Some(row) } = result {
+                    facts.place(reader, row, known, &mut owners);
+                }
+            }
         }
         for (place, operation) in operations.iter().enumerate() {
             if matches!(fate(operation), Fate::Unknown) && !owners.placed.contains_key(&place) {
                 for (key, value) in changes(operation) {
                     let unknown = &mut facts.keys.entry(key).or_default().unknown;
                     let list = if value.is_some() { &mut unknown.modifying } else { &mut unknown.removing };
-                    list.push((floors[place], operation));
+                    // Both branches of a transaction may change the key; one of them runs.
+                    if list.last().is_none_or(|(_, last)| last.id != operation.id) {
+                        list.push((floors[place], operation));
+                    }
                 }
             }
         }
@@ -131,7 +153,7 @@ impl<'a> Facts<'a> {
         for (key, facts) in &self.keys {
             for (revision, modified) in &facts.modified {
                 let (Some(owner), Some(teller)) = (owners.of.get(revision), modified.teller) else { continue };
-                if modified.by.is_none() && !changes(owner).any(|(changed, _)| changed == *key) {
+                if modified.by.is_none() && !happened(owner).iter().any(|(changed, _)| *changed == *key) {
                     let message = format!(
                         "operation {} tells that key {} was modified at revision {revision}, but that is operation {}, \
                          which does not",
@@ -186,7 +208,56 @@ impl<'a> Facts<'a> {
                     self.saw(key, operation, reply.revision, *found, Some(expectation(expect)));
                 }
             }
+            Outcome::Transacted { matched, .. } => self.transacted(operation, command, reply.revision, *matched),
             _ => {}
+        }
+    }
+
+    fn transacted(&mut self, operation: &'a Write, command: &'a Command, revision: u64, matched: bool) {
+        self.compared(operation, command, revision, matched, operation);
+        let mut changed: BTreeSet<&[u8]> = BTreeSet::new();
+        for (op, result) in transacted(operation) {
+            // A get that comes before the change sees the state before the transaction.
+            let sees = if changed.contains(op.key()) { revision } else { revision.saturating_sub(1) };
+            match (op, result) {
+                (TxnOp::Set { key, value }, TxnResult::Written { version }) => {
+                    let modified = Modified {
+                        by: Some(operation),
+                        value: Some(value),
+                        version: Some(*version),
+                        teller: Some(operation),
+                        ..Modified::default()
+                    };
+                    self.modified(key, revision, modified, operation);
+                    changed.insert(key);
+                }
+                (TxnOp::Delete { key }, TxnResult::Deleted { existed: true }) => {
+                    self.keys.entry(key).or_default().removed.insert(revision, operation);
+                    changed.insert(key);
+                }
+                (TxnOp::Delete { key }, TxnResult::Deleted { existed: false }) => {
+                    self.saw(key, operation, sees, None, None);
+                }
+                (TxnOp::Get { key }, TxnResult::Got { row }) => {
+                    self.saw(key, operation, sees, row.as_ref().map(|row| row.meta), None);
+                }
+                (TxnOp::Get { key }, TxnResult::Omitted { meta }) => self.saw(key, operation, sees, Some(*meta), None),
+                // The reply does not fit the command: another oracle's matter.
+                _ => {}
+            }
+        }
+    }
+
+    /// Notes the comparisons of a transaction that took effect at `revision`.
+    fn compared(&mut self, by: &'a Write, command: &'a Command, revision: u64, held: bool, teller: &'a Write) {
+        let Command::Transaction { compare, .. } = command else { return };
+        for Compare { key, expect } in compare {
+            let expected = expectation(expect);
+            let compared = Compared { revision, expected, held, by, of: compare.len() };
+            self.keys.entry(key).or_default().compared.push(compared);
+            if let (true, Expected::ModRevision(before)) = (held, expected) {
+                self.modified(key, before, Modified::default(), teller);
+            }
         }
     }
 
@@ -204,7 +275,8 @@ impl<'a> Facts<'a> {
         match fate(operation) {
             Fate::Failed => self.misfit(reader, format!("{what}, but operation {} failed for good", operation.id)),
             Fate::Acknowledged(reply) => {
-                let wrote = matches!(reply.outcome, Outcome::Written { .. });
+                let wrote = matches!(reply.outcome, Outcome::Written { .. } | Outcome::Transacted { .. })
+                    && happened(operation).contains(&(row.key.as_slice(), Some(row.value.as_slice())));
                 if !wrote || reply.revision != revision {
                     let message = format!(
                         "{what} of revision {revision}, but operation {} was told {:?} at revision {}",
@@ -234,7 +306,26 @@ impl<'a> Facts<'a> {
                     Action::Write { command: Command::CompareAndSwap { expect, .. }, .. } => Some(expectation(expect)),
                     _ => None,
                 };
-                for (key, value) in changes(operation) {
+                let mut changed: Vec<_> = changes(operation).collect();
+                if let Action::Write { command: command @ Command::Transaction { then, otherwise, .. }, .. } =
+                    &operation.input
+                {
+                    // Every value is written once: this one tells which branch ran.
+                    let written = (row.key.as_slice(), Some(row.value.as_slice()));
+                    let matched = branch_effects(then).contains(&written);
+                    changed = branch_effects(if matched { then } else { otherwise });
+                    if owners.compared.insert(writer) {
+                        self.compared(operation, command, revision, matched, reader);
+                        // What it removes is gone after it; whether it was there before is not known.
+                        for (key, _) in changed.iter().filter(|(_, value)| value.is_none()) {
+                            let removing = &mut self.keys.entry(key).or_default().unknown.removing;
+                            removing.push((floors[writer], operation));
+                            self.saw(key, reader, revision, None, None);
+                        }
+                    }
+                    changed.retain(|(_, value)| value.is_some());
+                }
+                for (key, value) in changed {
                     let modified =
                         Modified { by: Some(operation), value, teller: Some(reader), expected, ..Modified::default() };
                     self.modified(key, revision, modified, reader);
@@ -367,6 +458,8 @@ struct Owners<'a> {
     of: BTreeMap<u64, &'a Write>,
     /// Unknown operations, by place, whose value was seen: the revision under which it was.
     placed: BTreeMap<usize, u64>,
+    /// Those of them that are transactions whose comparisons are noted.
+    compared: BTreeSet<usize>,
 }
 
 fn expectation(expect: &Expect) -> Expected<'_> {

@@ -4,19 +4,35 @@
 //! each at most once, and only after the revision that had been told when it began. Gaps are filled from the first to
 //! the last; what may fill an earlier gap may fill every later one too, so taking any that fits loses nothing.
 
+use std::collections::BTreeMap;
+
 use sim_runtime::engine::Judge;
 
 use super::super::{Write, shown, would_write};
-use super::facts::{Expected, Facts, Key, Modified, Seen};
+use super::facts::{Compared, Expected, Facts, Key, Modified, Seen};
 use super::{Misfit, ended};
 
 pub(super) fn check(facts: &Facts<'_>, misfits: &mut Vec<Misfit>, judge: &mut Judge<'_>) {
+    let mut certain: BTreeMap<u64, (Compared<'_>, usize)> = BTreeMap::new();
     for (name, key) in &facts.keys {
         let mut course = Course::new(name, key);
         if let Err((teller, message)) = course.run(judge) {
             let at_ns = teller.map_or(0, ended);
             let by = teller.map_or(String::new(), |teller| format!("operation {}, ", teller.id));
             misfits.push(Misfit { at_ns, message: format!("{by}key {}: {message}", shown(name)) });
+        }
+        for compared in course.certain {
+            certain.entry(compared.by.id).or_insert((compared, 0)).1 += 1;
+        }
+    }
+    for (compared, held) in certain.into_values() {
+        judge.evaluated(true);
+        if held == compared.of {
+            let message = format!(
+                "operation {} at revision {} took the branch for a comparison that does not hold, but all held",
+                compared.by.id, compared.revision
+            );
+            misfits.push(Misfit { at_ns: ended(compared.by), message });
         }
     }
     for stopped in &facts.stopped {
@@ -69,6 +85,8 @@ struct Course<'k, 'a> {
     used_removing: usize,
     /// Values of unknown writes that a compare found: those writes have their place.
     found: Vec<&'a [u8]>,
+    /// Comparisons of transactions that took the other branch, which certainly did hold.
+    certain: Vec<Compared<'a>>,
 }
 
 /// Something known, in the order of the replay.
@@ -76,6 +94,7 @@ enum Step<'k, 'a> {
     Modified(u64, &'k Modified<'a>),
     Removed(u64, &'a Write),
     Seen(&'k Seen<'a>),
+    Compared(&'k Compared<'a>),
 }
 
 impl<'k, 'a> Course<'k, 'a> {
@@ -95,15 +114,18 @@ impl<'k, 'a> Course<'k, 'a> {
             used_modifying: 0,
             used_removing: 0,
             found: Vec::new(),
+            certain: Vec::new(),
         }
     }
 
     fn run(&mut self, judge: &mut Judge<'_>) -> Result<(), Wrong<'a>> {
-        // At one revision: what happened, then what was seen after it.
+        // At one revision: what was compared before it, what happened, then what was seen after it.
         let mut steps: Vec<(u64, u8, Step<'k, 'a>)> = Vec::new();
-        steps.extend(self.key.modified.iter().map(|(at, modified)| (*at, 0, Step::Modified(*at, modified))));
-        steps.extend(self.key.removed.iter().map(|(at, by)| (*at, 0, Step::Removed(*at, by))));
-        steps.extend(self.key.seen.iter().map(|seen| (seen.revision, 1, Step::Seen(seen))));
+        let compared = self.key.compared.iter();
+        steps.extend(compared.map(|compared| (compared.revision, 0, Step::Compared(compared))));
+        steps.extend(self.key.modified.iter().map(|(at, modified)| (*at, 1, Step::Modified(*at, modified))));
+        steps.extend(self.key.removed.iter().map(|(at, by)| (*at, 1, Step::Removed(*at, by))));
+        steps.extend(self.key.seen.iter().map(|seen| (seen.revision, 2, Step::Seen(seen))));
         steps.sort_by_key(|(at, phase, _)| (*at, *phase));
         let mut something_happened = false;
         for (_, _, step) in steps {
@@ -116,6 +138,9 @@ impl<'k, 'a> Course<'k, 'a> {
                 Step::Removed(at, by) => {
                     something_happened = true;
                     self.removed(at).map_err(|message| (Some(by), message))?;
+                }
+                Step::Compared(compared) => {
+                    self.compared(compared).map_err(|message| (Some(compared.by), message))?;
                 }
                 Step::Seen(seen) => self.seen(seen).map_err(|message| (Some(seen.by), message))?,
             }
@@ -238,6 +263,39 @@ impl<'k, 'a> Course<'k, 'a> {
         let version = modified.version.or(if is_creation { Some(1) } else { derived });
         self.now = Now::Present { mod_revision: at, version, create_revision: created };
         self.since = at;
+        Ok(())
+    }
+
+    /// A transaction at this revision compared; that a comparison did not hold is judged with the others of it.
+    fn compared(&mut self, compared: &Compared<'a>) -> Result<(), String> {
+        let at = compared.revision;
+        if compared.held {
+            return match compared.expected {
+                Expected::Absent => {
+                    self.become_absent(at).map_err(|message| format!("a comparison with absence held: {message}"))
+                }
+                Expected::Value(value) => {
+                    // It replaces nothing: the same may be found again.
+                    let found = self.found.len();
+                    let checked = self.compared_with_value(at, value, None);
+                    self.found.truncate(found);
+                    checked
+                }
+                Expected::ModRevision(revision) => self.compared_with_revision(at, revision, None),
+            };
+        }
+        let holds = self.is_certain(at)
+            && match (compared.expected, self.now) {
+                (Expected::Absent, now) => now == Now::Absent,
+                (Expected::ModRevision(expected), Now::Present { mod_revision, .. }) => mod_revision == expected,
+                (Expected::Value(expected), Now::Present { mod_revision, .. }) => {
+                    self.key.modified.get(&mod_revision).is_some_and(|modified| modified.value == Some(expected))
+                }
+                (_, Now::Absent) => false,
+            };
+        if holds {
+            self.certain.push(*compared);
+        }
         Ok(())
     }
 

@@ -1,9 +1,9 @@
 //! Right and wrong courses of keys, and random ones from a model of the store.
 
-use aspen::command::{Answer, Command, Expect, KeyMeta, Outcome, Pair};
+use aspen::command::{Answer, Command, Expect, KeyMeta, Outcome, Pair, TxnResult};
 use proptest::prelude::*;
 
-use super::super::super::testing::{Run, delete, get, row, scan, set};
+use super::super::super::testing::{Run, delete, get, row, scan, set, transaction, txn_delete, txn_get, txn_set};
 use super::super::generated::{Generated, Story};
 use super::super::linearizability::Linearizability;
 use super::super::{durability::Durability, exactly_once::ExactlyOnce, outcomes::Outcomes};
@@ -230,6 +230,83 @@ fn impossible_revisions_of_a_row_are_found() {
     }
 }
 
+fn got(rows: Option<aspen::command::KeyValue>) -> TxnResult {
+    TxnResult::Got { row: rows }
+}
+
+fn transacted(run: &mut Run, command: Command, revision: u64, matched: bool, results: Vec<TxnResult>) {
+    let op = run.writes(0, command);
+    run.told(op, revision, Outcome::Transacted { matched, results });
+}
+
+#[test]
+fn a_transaction_sees_the_state_before_it_and_its_own_changes() {
+    let command = transaction(
+        &[("a", Expect::Value(b"1".to_vec())), ("b", Expect::Absent)],
+        &[txn_get("a"), txn_set("a", "2"), txn_get("a"), txn_set("b", "3"), txn_delete("c")],
+        &[],
+    );
+    let results = |before: aspen::command::KeyValue, version| {
+        let after = row("a", "2", (5, 7, 2));
+        let wrote = |version| TxnResult::Written { version };
+        vec![got(Some(before)), wrote(version), got(Some(after)), wrote(1), TxnResult::Deleted { existed: true }]
+    };
+    let told = |before, version, matched| {
+        let mut run = Run::new();
+        run.wrote(set("a", "1"), 5, 1).wrote(set("c", "9"), 6, 1);
+        transacted(&mut run, command.clone(), 7, matched, results(before, version));
+        run.read("c", 8, vec![]);
+        run
+    };
+    told(row("a", "1", (5, 5, 1)), 2, true).accepts(oracle());
+    told(row("a", "2", (5, 7, 2)), 2, true).rejects(oracle(), "which cannot be");
+    told(row("a", "1", (5, 5, 1)), 3, true).rejects(oracle(), "the version of key \"a\" at revision 7");
+}
+
+#[test]
+fn a_transaction_that_took_the_wrong_branch_is_found() {
+    let swap = transaction(&[("a", Expect::Value(b"1".to_vec())), ("b", Expect::Absent)], &[txn_set("b", "2")], &[]);
+    let mut run = Run::new();
+    run.wrote(set("a", "1"), 5, 1);
+    transacted(&mut run, swap.clone(), 6, false, vec![]);
+    run.rejects(oracle(), "operation 2 at revision 6 took the branch for a comparison that does not hold");
+    let mut run = Run::new();
+    run.wrote(set("a", "0"), 5, 1);
+    transacted(&mut run, swap.clone(), 6, false, vec![]);
+    run.accepts(oracle());
+    // What may have changed the key explains either branch.
+    let mut run = Run::new();
+    run.wrote(set("a", "1"), 5, 1);
+    run.lost(1, delete("a"));
+    transacted(&mut run, swap, 8, false, vec![]);
+    run.accepts(oracle());
+}
+
+#[test]
+fn a_transaction_that_found_what_was_not_there_is_found() {
+    let mut run = Run::new();
+    run.wrote(set("a", "1"), 5, 1).wrote(set("a", "2"), 6, 2);
+    transacted(&mut run, transaction(&[("a", Expect::Value(b"1".to_vec()))], &[], &[]), 7, true, vec![]);
+    run.rejects(oracle(), "a compare found value \"1\" right before revision 7");
+    let mut run = Run::new();
+    run.wrote(set("a", "1"), 5, 1);
+    transacted(&mut run, transaction(&[("a", Expect::Absent)], &[], &[]), 7, true, vec![]);
+    run.rejects(oracle(), "a comparison with absence held");
+}
+
+#[test]
+fn half_an_unknown_transaction_is_found() {
+    let mut run = Run::new();
+    run.wrote(set("a", "0"), 4, 1).wrote(set("c", "0"), 5, 1);
+    run.lost(1, transaction(&[], &[txn_set("a", "1"), txn_set("b", "2"), txn_delete("c")], &[txn_set("a", "3")]));
+    run.read("a", 9, vec![row("a", "1", (4, 8, 2))]);
+    let mut whole = run.clone();
+    whole.read("b", 9, vec![row("b", "2", (8, 8, 1))]).read("c", 9, vec![]);
+    whole.accepts(oracle());
+    run.read("b", 9, vec![]);
+    run.rejects(oracle(), "key \"b\"");
+}
+
 /// Every client oracle.
 fn violations(story: &Story) -> Vec<(&'static str, String)> {
     let mut found = Vec::new();
@@ -293,6 +370,8 @@ fn the_generator_makes_all_kinds_of_outcomes() {
                 Outcome::Deleted { existed: false } => "found nothing to delete",
                 Outcome::NotMatched { found: Some(_) } => "found another",
                 Outcome::NotMatched { found: None } => "found none",
+                Outcome::Transacted { matched: true, .. } => "held",
+                Outcome::Transacted { matched: false, .. } => "did not hold",
                 _ => "else",
             },
             OpResult::Answered(answer) if answer.more => "more",
@@ -303,5 +382,5 @@ fn the_generator_makes_all_kinds_of_outcomes() {
         };
         *kinds.entry(kind).or_default() += 1;
     }
-    assert_eq!(kinds.len(), 11, "{kinds:?}");
+    assert_eq!(kinds.len(), 13, "{kinds:?}");
 }
