@@ -193,7 +193,7 @@ pub struct ScoreboardArguments {
     #[arg(long, value_name = "K", default_value = "3")]
     pub starts: NonZeroUsize,
     /// Look so many seeds further when a family or an oracle is taken away
-    #[arg(long, value_name = "N", default_value_t = 20)]
+    #[arg(long, value_name = "N", default_value_t = 8)]
     pub ablation_seeds: u64,
     /// Write it here as Markdown, too
     #[arg(long, value_name = "FILE")]

@@ -40,6 +40,7 @@ pub(super) fn classify(received: Result<Vec<u8>, TransportError>, bytes_max: usi
             let code = match error {
                 TransportError::Unreachable(_) | TransportError::Refused(_) => ErrorCode::Unreachable,
                 TransportError::Reset(_) => ErrorCode::ConnectionLost,
+                TransportError::Timeout(..) if planted!("timeout-taken-for-refusal") => ErrorCode::Unreachable,
                 TransportError::Timeout(..) => ErrorCode::Timeout,
                 TransportError::TooLarge { .. } => ErrorCode::LimitExceeded,
                 TransportError::Closed => ErrorCode::NotDelivered,

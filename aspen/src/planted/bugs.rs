@@ -56,13 +56,6 @@ pub static BUGS: &[Bug] = &[
         like: "etcd 3.5's data inconsistency (#13766), on the side of the data: what belongs together was not one transaction",
     },
     Bug {
-        name: "committed-mark-ahead",
-        family: "durability",
-        spec: "default",
-        about: "the committed mark is saved before the entries it names are durable",
-        like: "TiKV #994: a node that lost its tail is told a commit index past its last entry",
-    },
-    Bug {
         name: "state-not-synced",
         family: "durability",
         spec: "power",
@@ -98,13 +91,6 @@ pub static BUGS: &[Bug] = &[
         like: "PostgreSQL's fsyncgate (2018): a sync that failed once was retried, and succeeded with the data gone",
     },
     Bug {
-        name: "damage-not-checked",
-        family: "durability",
-        spec: "disk",
-        about: "checksums of entries and rows are computed but not compared",
-        like: "\"Redundancy does not imply fault tolerance\" (FAST 2017): stores that returned or spread corrupted data",
-    },
-    Bug {
         name: "truncate-leaves-hole",
         family: "ordering",
         spec: "default",
@@ -131,13 +117,6 @@ pub static BUGS: &[Bug] = &[
         spec: "default",
         about: "entries are readable once they are durable, not when the append returns",
         like: "openraft #1780 and #1544: a store whose readers saw entries only after the flush",
-    },
-    Bug {
-        name: "log-read-races-truncation",
-        family: "ordering",
-        spec: "default",
-        about: "a read of the log that spans a truncation returns entries of two histories",
-        like: "CockroachDB #36353 and #63302: the entry cache handed out entries that had been overwritten",
     },
     Bug {
         name: "cut-batch-reported-whole",
@@ -208,13 +187,6 @@ pub static BUGS: &[Bug] = &[
         spec: "default",
         about: "a node that cannot confirm that it leads answers linearizable reads from its own state",
         like: "etcd #741 and Consul (Jepsen, 2014): reads were served locally by whoever was asked",
-    },
-    Bug {
-        name: "read-trusts-lease",
-        family: "elections",
-        spec: "clocks",
-        about: "reads trust the leader's lease, although clocks run at different rates",
-        like: "SOFAJRaft #34: a lease that outlived the election of another leader; TiKV #964 on clocks",
     },
     Bug {
         name: "wrong-node-accepted",
@@ -315,18 +287,11 @@ pub static BUGS: &[Bug] = &[
         like: "Consul #2893: `leadership lost while committing log` was taken for a failure",
     },
     Bug {
-        name: "late-proposal-refused",
+        name: "timeout-taken-for-refusal",
         family: "clients",
         spec: "default",
-        about: "a proposal that was not applied in time is answered with a definite refusal",
+        about: "a client takes its own timeout for a refusal, although the command may be on its way to the log",
         like: "ArcadeDB #4790: a commit that timed out was reported as failed and replicated later",
-    },
-    Bug {
-        name: "discarded-is-definite",
-        family: "clients",
-        spec: "default",
-        about: "a proposal of a deposed leader is reported as refused, although another leader may commit it",
-        like: "openraft #2095: the same error said that a proposal was refused and that its outcome is unknown",
     },
     Bug {
         name: "compare-of-create-revision",

@@ -50,8 +50,7 @@ impl<E: Env> Server<E> {
             return self.query(query).await;
         }
         // Shorter than the whole, so that the client hears why it has to wait.
-        let policy = if planted!("read-trusts-lease") { ReadPolicy::LeaseRead } else { ReadPolicy::ReadIndex };
-        let option = LinearizerOption::from(policy).with_wait_timeout(budget * 3 / 4);
+        let option = LinearizerOption::from(ReadPolicy::ReadIndex).with_wait_timeout(budget * 3 / 4);
         let linearizer = match shared.raft.get_read_linearizer(option).await {
             Ok(linearizer) => linearizer,
             Err(RaftError::APIError(_)) if planted!("follower-serves-reads") => return self.query(query).await,

@@ -23,7 +23,6 @@ use crate::command::{Command, Proposal, Reply, SessionSeq};
 use crate::env::Env;
 use crate::error::ErrorCode;
 use crate::message::Refusal;
-use crate::planted::planted;
 use crate::server::{Refused, Server};
 use crate::types::{Payload, TypeConfig};
 use buggify::{assert_always, assert_reachable, assert_sometimes, buggify};
@@ -71,8 +70,7 @@ impl<E: Env> Server<E> {
                     let _ = completed.await;
                     drop(permit);
                 }));
-                let code = if planted!("late-proposal-refused") { ErrorCode::NoQuorum } else { ErrorCode::Timeout };
-                return Err(Refusal::new(code, format!("it was not applied within {budget:?}")));
+                return Err(Refusal::new(ErrorCode::Timeout, format!("it was not applied within {budget:?}")));
             }
         };
         drop(permit);

@@ -518,7 +518,7 @@ fn unsigned(row: &Row<'_>, column: usize) -> rusqlite::Result<u64> {
 }
 
 fn checked_kv(key: &[u8], value: &[u8], meta: &KeyMeta, checksum: u64, scratch: &mut Vec<u8>) -> io::Result<u64> {
-    if kv_checksum(key, value, meta, scratch) != checksum && !planted!("damage-not-checked") {
+    if kv_checksum(key, value, meta, scratch) != checksum {
         return Err(damaged(format!("the row of key {} is damaged: its checksum does not match", key.escape_ascii())));
     }
     Ok(checksum)
