@@ -27,7 +27,8 @@ pub fn permitted() -> bool {
 
 /// What `unshare` must be told besides `--net`: nothing for root.
 fn privilege() -> Option<&'static [&'static str]> {
-    const PROBE: &str = "ip link set lo up && ip link add a type veth peer name b && nsenter --help >/dev/null";
+    const PROBE: &str =
+        "ip link set lo up && ip link add probe0 type veth peer name probe1 && nsenter --help >/dev/null";
     let ways: [&[&str]; 2] = [&[], &["--map-root-user"]];
     ways.into_iter().find(|way| {
         let mut command = Command::new("unshare");
