@@ -30,6 +30,8 @@ pub struct StoreConfig {
     pub queue_operations_max: usize,
     /// The committed mark is saved by itself when the log was idle for so long. 10 ms to an hour.
     pub committed_idle: Duration,
+    /// It is saved with entries once the saved one is so many entries behind. 1 (always) to any.
+    pub committed_lag_entries_max: u64,
     /// Pages of 4 KiB in SQLite's write-ahead log at which it is checkpointed. 1 to any.
     pub checkpoint_pages: u32,
     /// Rows, and bytes of them, that one step of a snapshot reads. 1 to any.
@@ -54,6 +56,7 @@ impl Default for StoreConfig {
             flush_batch_bytes_max: 8 << 20,
             queue_operations_max: 1024,
             committed_idle: Duration::from_secs(1),
+            committed_lag_entries_max: 64,
             checkpoint_pages: 1000,
             snapshot_step_rows: 1000,
             snapshot_step_bytes: 1 << 20,
@@ -74,6 +77,7 @@ impl StoreConfig {
             flush_batch_bytes_max: self.flush_batch_bytes_max,
             queue_operations_max: self.queue_operations_max.max(1),
             committed_idle: self.committed_idle,
+            committed_lag_entries_max: self.committed_lag_entries_max,
             read_batch_bytes_max: self.limits.replication_batch_bytes_max,
         }
     }

@@ -222,3 +222,32 @@ fn a_log_with_a_gap_refuses_everything_from_then_on() {
         assert!(log.get_log_state().await.is_err());
     });
 }
+
+/// What a power loss, or a test that forgets the log, leaves: the mark of the last transaction that had reason to carry it.
+#[test]
+fn the_committed_mark_waits_for_a_reason() {
+    run(async {
+        let dir = tempfile::tempdir().unwrap();
+        let config = StoreConfig {
+            committed_idle: Duration::from_secs(3600),
+            committed_lag_entries_max: 10,
+            ..StoreConfig::default()
+        };
+        let (mut log, _) = open(dir.path(), &config).await;
+        let mut saved = Vec::new();
+        for index in 0..25 {
+            let (done, flushed) = TypeConfig::<TokioEnv>::oneshot();
+            log.append([set(1, index, b"k", b"v")], IOFlushed::signal(done)).await.unwrap();
+            flushed.await.unwrap().unwrap();
+            log.save_committed(Some(log_id(1, index))).await.unwrap();
+            saved.push(log.committed_saved().map(|id| id.index));
+        }
+        // The mark of index 9 is the first that is ten entries past none; it travels with the next append.
+        assert_eq!(saved[9], None);
+        assert_eq!(saved[10..20], [Some(9); 10]);
+        assert_eq!(saved[20..], [Some(19); 5]);
+        let vote = Vote { leader_id: LeaderId { term: 2, voted_for: 1 }, committed: false };
+        log.save_vote(&vote).await.unwrap();
+        assert_eq!(log.committed_saved(), Some(log_id(1, 24)), "a vote takes it along");
+    });
+}

@@ -161,6 +161,7 @@ fn config(chance: &mut Stream) -> StoreConfig {
         snapshot_step_rows: [1, 5, 1000][chance.below(3) as usize],
         apply_batch_entries_max: [1, 7, 1000][chance.below(3) as usize],
         committed_idle: Duration::from_millis(5),
+        committed_lag_entries_max: [1, 6, 64][chance.below(3) as usize],
         ..StoreConfig::default()
     }
 }

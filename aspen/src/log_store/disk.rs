@@ -7,7 +7,10 @@ use std::io;
 use std::ops::Range;
 use std::path::Path;
 
-use redb::{Database, Durability, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition};
+use redb::{
+    Database, Durability, Key, ReadableDatabase, ReadableTable, StorageBackend, Table, TableDefinition, Value,
+    WriteTransaction,
+};
 
 use crate::codec;
 use crate::env::{Env, File as _};
@@ -51,6 +54,13 @@ pub(super) enum Change {
         upto: LogId,
     },
     Committed(LogId),
+}
+
+impl Change {
+    /// Whether it changes a mark, so that another mark costs next to nothing.
+    pub fn is_mark(&self) -> bool {
+        matches!(self, Change::Vote(_) | Change::Purge { .. } | Change::Committed(_))
+    }
 }
 
 /// What a log holds when it is opened.
@@ -203,11 +213,12 @@ impl LogDisk {
             transaction.set_durability(Durability::None).map_err(failure)?;
         }
         {
-            let mut entries = transaction.open_table(ENTRIES).map_err(failure)?;
-            let mut meta = transaction.open_table(META).map_err(failure)?;
+            // A table is opened when it is changed: most transactions append, and a table that stays closed costs no page.
+            let (mut entries, mut meta) = (None, None);
             for change in changes {
                 match change {
                     Change::Append(batch) => {
+                        let entries = opened(&mut entries, &transaction, ENTRIES)?;
                         let mut start = 0;
                         for (index, end) in &batch.entries {
                             entries.insert(index, &batch.bytes[start..*end]).map_err(failure)?;
@@ -216,9 +227,11 @@ impl LogDisk {
                         done.entries += batch.entries.len() as u64;
                     }
                     Change::Vote(vote) => {
+                        let meta = opened(&mut meta, &transaction, META)?;
                         meta.insert(VOTE, codec::encode_vote(vote).as_slice()).map_err(failure)?;
                     }
                     Change::Truncate { from } => {
+                        let entries = opened(&mut entries, &transaction, ENTRIES)?;
                         let last = entries.last().map_err(failure)?.map(|(index, _)| index.value());
                         let end = last.map_or(*from, |last| last + 1);
                         let end = if planted!("truncate-leaves-hole") { end.min(*from + 1) } else { end };
@@ -228,6 +241,8 @@ impl LogDisk {
                         }
                     }
                     Change::Purge { upto } => {
+                        let entries = opened(&mut entries, &transaction, ENTRIES)?;
+                        let meta = opened(&mut meta, &transaction, META)?;
                         meta.insert(PURGED, codec::encode_log_id(upto).as_slice()).map_err(failure)?;
                         let first = entries.first().map_err(failure)?.map(|(index, _)| index.value());
                         for index in first.unwrap_or(upto.index + 1)..=upto.index {
@@ -238,6 +253,7 @@ impl LogDisk {
                         }
                     }
                     Change::Committed(id) => {
+                        let meta = opened(&mut meta, &transaction, META)?;
                         meta.insert(COMMITTED, codec::encode_log_id(id).as_slice()).map_err(failure)?;
                     }
                 }
@@ -285,6 +301,18 @@ impl LogDisk {
             entries.push(entry);
         }
         Ok(entries)
+    }
+}
+
+/// Opens a table unless it is open.
+fn opened<'a, 't, K: Key + 'static, V: Value + 'static>(
+    table: &'a mut Option<Table<'t, K, V>>,
+    transaction: &'t WriteTransaction,
+    definition: TableDefinition<'_, K, V>,
+) -> io::Result<&'a mut Table<'t, K, V>> {
+    match table {
+        Some(table) => Ok(table),
+        none => Ok(none.insert(transaction.open_table(definition).map_err(failure)?)),
     }
 }
 

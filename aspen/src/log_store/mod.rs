@@ -5,8 +5,8 @@
 //! - [`writer`]: the only task that writes: group commit, first-in first-out
 //!
 //! An append is readable when [`append`](openraft::storage::RaftLogStorage::append) returns, and reported flushed once
-//! its sync returned. Votes and truncations are durable before their call returns; purges and the committed mark become
-//! durable with the next commit. One writer (openraft's core) changes the log; any number of clones read it.
+//! its sync returned. Votes and truncations are durable before their call returns; purges become
+//! durable with the next commit, the committed mark with some later one or when the log is idle. One writer (openraft's core) changes the log; any number of clones read it.
 //!
 //! Invariants: a vote of term T is durable before any entry of term T; the log past `purged` has no hole; nothing is
 //! purged that a durable snapshot or state does not cover; after an error nothing succeeds any more.
@@ -58,6 +58,8 @@ pub struct LogConfig {
     pub queue_operations_max: usize,
     /// The committed mark is saved by itself when the log was idle for so long.
     pub committed_idle: Duration,
+    /// It is saved with entries once the saved one is so many entries behind, and with every other mark.
+    pub committed_lag_entries_max: u64,
     /// A read for replication stops at so many encoded bytes, or at one entry.
     pub read_batch_bytes_max: usize,
 }
@@ -212,6 +214,12 @@ impl<E: Env> LogStore<E> {
         }
     }
 
+    /// The committed mark that a restart would find: that of [`read_committed`](RaftLogStorage::read_committed) or an older
+    /// one.
+    pub fn committed_saved(&self) -> Option<LogId> {
+        self.shared.view().committed_saved
+    }
+
     /// Writes what waits, saves the committed mark and closes the file. Later calls fail.
     pub async fn close(&self) -> io::Result<()> {
         let (done, closed) = TypeConfig::<E>::oneshot();
@@ -264,7 +272,10 @@ impl<E: Env> Shared<E> {
         self.view.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The committed mark to save together with `changes`: never ahead of what is durable with them.
+    /// The committed mark to save together with `changes`, if it is time: never ahead of what is durable with them.
+    ///
+    /// A node that starts applies up to the saved mark by itself and learns of the rest from a leader, so a mark that is
+    /// behind is right, and one in every transaction would cost a tenth of it.
     fn committed_to_save(&self, changes: &[disk::Change]) -> Option<LogId> {
         let view = self.view();
         let committed = view.committed.filter(|committed| Some(*committed) > view.committed_saved)?;
@@ -276,7 +287,11 @@ impl<E: Env> Shared<E> {
         let durable_end = appended.fold(view.tail.durable_end(), u64::max);
         let is_durable = committed.index < durable_end;
         assert_sometimes!(!is_durable, "a follower learned of a commit before its own entries were durable");
-        is_durable.then_some(committed)
+        let behind =
+            view.committed_saved.map_or(committed.index + 1, |saved| committed.index.saturating_sub(saved.index));
+        let only_entries = !changes.is_empty() && !changes.iter().any(disk::Change::is_mark);
+        let can_wait = only_entries && behind < self.config.committed_lag_entries_max;
+        (is_durable && !can_wait).then_some(committed)
     }
 
     fn committed_saved(&self, committed: LogId) {

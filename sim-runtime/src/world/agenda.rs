@@ -35,9 +35,10 @@ pub(crate) struct Due {
 }
 
 impl Due {
+    /// Deadline and tie in one number, since this is compared so often.
     #[inline]
-    fn rank(&self) -> (Nanos, u64, u64) {
-        (self.at, self.tie, self.sequence)
+    fn rank(&self) -> (u128, u64) {
+        (u128::from(self.at) << 64 | u128::from(self.tie), self.sequence)
     }
 
     #[inline]
@@ -158,8 +159,7 @@ impl Agenda {
     /// The next entry that is live and due at `now`, the deadline of the entry popped last or later.
     #[inline]
     pub fn pop_due(&mut self, now: Nanos, is_live: impl Fn(&Due) -> bool) -> Option<Due> {
-        while self.near.peek().is_some_and(|Reverse(due)| due.at <= now) {
-            let Reverse(due) = self.near.pop()?;
+        while let Some(Reverse(due)) = self.near.pop_if(|Reverse(due)| due.at <= now) {
             self.len -= 1;
             if is_live(&due) {
                 return Some(due);

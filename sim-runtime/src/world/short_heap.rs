@@ -1,26 +1,30 @@
-//! A heap that nearly always has one element or none.
+//! A heap that nearly always has few elements.
 //!
-//! Most instants wake one task, and most slices of time have one entry: then nothing is sifted. One element lives outside
-//! of the heap proper; which one does not matter.
+//! Most instants wake one task or as many as there are hosts, and most slices of time have few entries. The first few
+//! elements are therefore not ordered at all: the largest is looked for. Only what comes on top is in a heap proper;
+//! which elements those are does not matter.
 
 use std::collections::BinaryHeap;
+
+/// Elements that are not ordered. Looking through them costs less than sifting.
+const FEW: usize = 16;
 
 /// Yields the largest first, as the standard heap.
 #[derive(Debug)]
 pub(crate) struct ShortHeap<T> {
-    one: Option<T>,
+    few: Vec<T>,
     rest: BinaryHeap<T>,
 }
 
 impl<T: Ord> ShortHeap<T> {
     pub const fn new() -> ShortHeap<T> {
-        ShortHeap { one: None, rest: BinaryHeap::new() }
+        ShortHeap { few: Vec::new(), rest: BinaryHeap::new() }
     }
 
     #[inline]
     pub fn push(&mut self, value: T) {
-        if self.one.is_none() {
-            self.one = Some(value);
+        if self.few.len() < FEW {
+            self.few.push(value);
         } else {
             self.rest.push(value);
         }
@@ -28,25 +32,55 @@ impl<T: Ord> ShortHeap<T> {
 
     #[inline]
     pub fn pop(&mut self) -> Option<T> {
-        if self.rest.is_empty() || self.one.as_ref() >= self.rest.peek() { self.one.take() } else { self.rest.pop() }
+        self.pop_if(|_| true)
     }
 
+    /// Yields the largest if it is `wanted`.
     #[inline]
+    pub fn pop_if(&mut self, wanted: impl FnOnce(&T) -> bool) -> Option<T> {
+        let (first, others) = match self.few.split_first() {
+            Some(parts) if self.rest.is_empty() => parts,
+            _ => return self.pop_rest_if(wanted),
+        };
+        let (mut at, mut largest) = (0, first);
+        for (index, value) in others.iter().enumerate() {
+            if value > largest {
+                (at, largest) = (index + 1, value);
+            }
+        }
+        if wanted(largest) { Some(self.few.swap_remove(at)) } else { None }
+    }
+
+    /// The same when there are many.
+    #[cold]
+    fn pop_rest_if(&mut self, wanted: impl FnOnce(&T) -> bool) -> Option<T> {
+        let few = self.few.iter().enumerate().max_by(|left, right| left.1.cmp(right.1));
+        let largest = few.map(|(_, value)| value).max(self.rest.peek())?;
+        if !wanted(largest) {
+            return None;
+        }
+        match few {
+            Some((at, value)) if Some(value) >= self.rest.peek() => Some(self.few.swap_remove(at)),
+            _ => self.rest.pop(),
+        }
+    }
+
+    #[cfg(test)]
     pub fn peek(&self) -> Option<&T> {
-        if self.rest.is_empty() { self.one.as_ref() } else { self.one.as_ref().max(self.rest.peek()) }
+        self.few.iter().max().max(self.rest.peek())
     }
 
     pub fn retain(&mut self, mut wanted: impl FnMut(&T) -> bool) {
-        self.one = self.one.take().filter(&mut wanted);
+        self.few.retain(&mut wanted);
         self.rest.retain(wanted);
     }
 
     pub fn len(&self) -> usize {
-        usize::from(self.one.is_some()) + self.rest.len()
+        self.few.len() + self.rest.len()
     }
 
     pub fn clear(&mut self) {
-        self.one = None;
+        self.few.clear();
         self.rest.clear();
     }
 }
@@ -60,11 +94,17 @@ mod tests {
     fn behaves_like_the_standard_heap() {
         let (mut heap, mut model) = (ShortHeap::new(), BinaryHeap::new());
         let mut dice = Dice::new(1);
-        for step in 0..10_000 {
-            if dice.chance(550_000) {
+        for step in 0..20_000 {
+            // Grows to beyond the few and shrinks to nothing, by turns.
+            let grows = if step / 200 % 2 == 0 { 600_000 } else { 380_000 };
+            if dice.chance(grows) {
                 let value = dice.below(100);
                 heap.push(value);
                 model.push(value);
+            } else if dice.chance(300_000) {
+                let limit = dice.below(100);
+                let expected = if model.peek() >= Some(&limit) { model.pop() } else { None };
+                assert_eq!(heap.pop_if(|value| *value >= limit), expected, "step {step}");
             } else {
                 assert_eq!(heap.pop(), model.pop(), "step {step}");
             }
