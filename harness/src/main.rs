@@ -3,10 +3,6 @@
 use std::process::ExitCode;
 
 use harness::Subject;
-use sim_runtime::isolate::Allocator;
-
-#[global_allocator]
-static ALLOCATOR: Allocator = Allocator;
 
 fn main() -> ExitCode {
     let subject = Subject::new(workloads::run, workloads::specs, workloads::bugs);

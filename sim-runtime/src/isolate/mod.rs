@@ -14,7 +14,6 @@
 //! - [`Runner`]: runs requests one after the other through a zygote that is replaced when it dies
 //! - [`Pool`]: many runners, results in the order of the requests, so that they do not depend on how many
 //! - [`fresh`]: one run in a newly exec'ed process with another environment and address layout, for verification
-//! - [`Allocator`]: for the executable, so that allocating costs a run little
 //! - [`in_process`]: one run at a time on a fresh thread of this process, for `cargo test`
 //!
 //! Nothing of a run depends on the machine except its wall and CPU time. The wall clock decides nothing either: its far
@@ -22,7 +21,6 @@
 #![allow(unsafe_code)] // fork, limits and polling have no safe interface; each block says why it is sound.
 
 mod allocator;
-mod blocks;
 mod child;
 mod death;
 mod frame;
@@ -34,7 +32,6 @@ mod runner;
 mod usage;
 mod zygote;
 
-pub use blocks::Allocator;
 pub use death::Death;
 pub use in_process::{ALONE, in_process, on_own_thread};
 pub use limits::Limits;
