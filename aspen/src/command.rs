@@ -42,6 +42,19 @@ pub enum Command {
     CloseSession { session: u64 },
 }
 
+impl Command {
+    /// Whether it may add to what is stored, beyond its entry in the log.
+    pub fn stores(&self) -> bool {
+        match self {
+            Command::Set { .. } | Command::CompareAndSwap { .. } | Command::SetMulti { .. } => true,
+            Command::Delete { .. }
+            | Command::OpenSession { .. }
+            | Command::RefreshSession { .. }
+            | Command::CloseSession { .. } => false,
+        }
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pair {
     #[serde(with = "serde_bytes")]
