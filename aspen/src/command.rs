@@ -48,6 +48,22 @@ pub enum Command {
     Transaction { compare: Vec<Compare>, then: Vec<TxnOp>, otherwise: Vec<TxnOp> },
 }
 
+impl Command {
+    /// Whether it may add to what is stored, beyond its entry in the log.
+    pub fn stores(&self) -> bool {
+        match self {
+            Command::Set { .. } | Command::CompareAndSwap { .. } | Command::SetMulti { .. } => true,
+            Command::Transaction { then, otherwise, .. } => {
+                then.iter().chain(otherwise).any(|op| matches!(op, TxnOp::Set { .. }))
+            }
+            Command::Delete { .. }
+            | Command::OpenSession { .. }
+            | Command::RefreshSession { .. }
+            | Command::CloseSession { .. } => false,
+        }
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pair {
     #[serde(with = "serde_bytes")]

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use openraft::AsyncRuntime;
 
 use crate::observe::Observation;
+use crate::room::Usage;
 use crate::transport::Transport;
 
 /// The world around one node or client.
@@ -48,6 +49,12 @@ pub trait Env: Clone + Send + Sync + Sized + 'static {
     fn remove(&self, path: &Path) -> io::Result<()>;
     /// Makes created, renamed and removed names of a directory survive a crash.
     fn sync_dir(&self, dir: &Path) -> io::Result<()>;
+
+    /// How full the disk is that holds `dir`; `None` if that cannot be known. Quick: it is asked before proposals.
+    fn disk_usage(&self, dir: &Path) -> Option<Usage> {
+        let _ = dir;
+        None
+    }
 
     /// Wall clock, ms since the Unix epoch. For people only: nothing is decided by it.
     fn wall_clock_ms(&self) -> u64;

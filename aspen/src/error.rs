@@ -85,6 +85,7 @@ error_table! {
     17 InvalidReply "invalid-reply" Unknown Elsewhere 504 "The node's reply cannot be decoded.";
     18 PreconditionFailed "precondition-failed" Definite Never 409 "A change of the membership is not safe now, or was decided on another membership than the one in force.";
     19 TooStale "too-stale" Definite Elsewhere 503 "The node's state is older than a stale read allows.";
+    20 DiskFull "disk-full" Definite Later 503 "The disk of the leader is nearly full; it takes deletes, but nothing that is to be stored.";
 }
 
 impl ErrorCode {
@@ -151,6 +152,9 @@ impl ClientError {
         let hint = match code.retry() {
             _ if code == ErrorCode::PreconditionFailed => {
                 "look at the membership, and ask again once the message's reason is gone"
+            }
+            _ if code == ErrorCode::DiskFull => {
+                "delete keys or make room on the disk; writes are taken again by themselves"
             }
             Retry::Never => "the same request will fail again",
             Retry::Elsewhere => "try again, at another node",

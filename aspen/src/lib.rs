@@ -8,7 +8,7 @@
 //! - [`message`]: what nodes and clients say to each other
 //! - [`codec`], [`log_store`], [`state_machine`], [`snapshot`], [`store`]: what a node keeps on disk; [`health`] and
 //!   [`floor`] are what the stores tell each other
-//! - [`config`]: the tunables; [`limits`]: every bound, with units
+//! - [`config`]: the tunables; [`limits`]: every bound, with units; [`room`]: when the disk is nearly full
 //! - [`mod@env`]: the seam to the world; [`transport`] is its network part, [`observe`] what a node tells an observer
 //! - [`conformance`]: what every implementation of a seam must do, as checks
 //! - `production`: the node for the real world (feature `production`)
@@ -35,6 +35,7 @@ pub mod observe;
 pub mod planted;
 #[cfg(feature = "production")]
 pub mod production;
+pub mod room;
 mod server;
 pub mod snapshot;
 pub mod state_machine;

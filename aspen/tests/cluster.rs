@@ -13,6 +13,7 @@ use aspen::config::RaftTuning;
 use aspen::error::{ErrorCode, ErrorOutcome};
 use aspen::message::{ClusterId, Envelope, Request, Response, decode_response, encode_request};
 use aspen::node::{InitializeFailed, Phase, StopReason};
+use aspen::room::LOOK_PAUSE;
 use aspen::store::StoreConfig;
 use aspen::transport::Transport;
 use aspen::types::{Address, NodeId};
@@ -369,6 +370,30 @@ async fn what_cannot_be_served_is_refused_for_a_definite_reason() {
         last: None,
     });
     assert_eq!(ask(envelope(CLUSTER, None, of_node)).await, ErrorCode::Malformed);
+    cluster.stop().await;
+}
+
+/// A leader with a nearly full disk takes what makes room, and everything once there is some.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_nearly_full_disk_takes_deletes_and_recovers_by_itself() {
+    let cluster = Cluster::start(3).await;
+    let client = cluster.client(true);
+    client.execute(set("a", "1")).await.unwrap();
+    cluster.envs.values().for_each(|env| env.fill_disk(96));
+    let tuning = ClientTuning { deadline_ms: 1000, ..ClientTuning::default() };
+    let impatient = cluster.client_with(false, tuning);
+    let error =
+        cluster.until_async("the disk is looked at", async || impatient.execute(set("b", "2")).await.err()).await;
+    assert_eq!((error.code, error.outcome), (ErrorCode::DiskFull, ErrorOutcome::Definite), "{error}");
+    impatient.execute(Command::Delete { key: b"a".to_vec() }).await.unwrap();
+    assert_eq!(value(&impatient.query(get("a")).await.unwrap()), None);
+
+    // Not yet: a disk that was full must have more room than one that was not.
+    cluster.envs.values().for_each(|env| env.fill_disk(94));
+    tokio::time::sleep(2 * LOOK_PAUSE).await;
+    assert_eq!(impatient.execute(set("c", "3")).await.unwrap_err().code, ErrorCode::DiskFull);
+    cluster.envs.values().for_each(|env| env.fill_disk(93));
+    client.execute(set("d", "4")).await.unwrap();
     cluster.stop().await;
 }
 

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use aspen::env::{Env, File, Lane, LaneStopped};
 use aspen::observe::Observation;
+use aspen::room::Usage;
 use aspen::types::NodeId;
 use sim_runtime::adapters::openraft::SimRuntime;
 use sim_runtime::adapters::redb::RedbFile;
@@ -96,6 +97,10 @@ impl Env for SimEnv {
 
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
         self.disk().sync_dir(text(dir)?)
+    }
+
+    fn disk_usage(&self, _: &Path) -> Option<Usage> {
+        self.disk().usage_under_quota().map(|(used, total)| Usage { used, total })
     }
 
     fn wall_clock_ms(&self) -> u64 {

@@ -10,8 +10,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use crate::production::runtime::RealRuntime;
 
 use crate::env::{Env, File};
+use crate::production::disk;
 use crate::production::lane::ThreadLane;
 use crate::production::transport::IrohTransport;
+use crate::room::Usage;
 use crate::transport::{Handler, Transport, TransportError};
 use crate::types::Address;
 
@@ -94,6 +96,10 @@ impl<T: Transport> Env for RealEnv<T> {
 
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
         fs::File::open(dir)?.sync_all()
+    }
+
+    fn disk_usage(&self, dir: &Path) -> Option<Usage> {
+        disk::usage(dir).ok()
     }
 
     #[allow(clippy::disallowed_methods, reason = "where the clock of the system enters, for people only")]

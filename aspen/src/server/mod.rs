@@ -31,6 +31,7 @@ use crate::error::ErrorCode;
 use crate::message::{Envelope, LeaderHint, Refusal, Request, Response, decode_request, encode_response};
 use crate::node::{NodeConfig, NodeRaft};
 use crate::planted::planted;
+use crate::room::Room;
 use crate::server::gate::Gate;
 use crate::server::log_time::LogClock;
 use crate::server::snapshot::Receiver;
@@ -63,6 +64,7 @@ struct Shared<E: Env> {
     raft_calls: Gate,
     clock: Mutex<LogClock<InstantOf<TypeConfig<E>>>>,
     freshness: Mutex<Freshness<InstantOf<TypeConfig<E>>>>,
+    room: Room<InstantOf<TypeConfig<E>>>,
     snapshots: Receiver<E>,
 }
 
@@ -96,6 +98,7 @@ impl<E: Env> Server<E> {
                 raft_calls: Gate::new(raft_calls_max),
                 clock: Mutex::new(LogClock::default()),
                 freshness: Mutex::default(),
+                room: Room::default(),
                 snapshots,
             }),
         }

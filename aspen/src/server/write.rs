@@ -23,6 +23,7 @@ use crate::command::{Command, Proposal, Reply, SessionSeq};
 use crate::env::Env;
 use crate::error::ErrorCode;
 use crate::message::Refusal;
+use crate::room::REFUSE_PERCENT;
 use crate::server::{Refused, Server};
 use crate::types::{Payload, TypeConfig};
 use buggify::{assert_always, assert_reachable, assert_sometimes, buggify};
@@ -49,6 +50,7 @@ impl<E: Env> Server<E> {
         let leader = shared.raft.as_leader().map_err(|forward| self.forward(forward))?;
         let mut proposal = Proposal { log_time_ms: 0, session, command };
         self.check(&proposal)?;
+        self.check_room(&proposal.command)?;
         if buggify!(at "proposal waits before it is made", 0.1) {
             TypeConfig::<E>::sleep(Duration::from_millis(shared.config.raft.heartbeat_ms)).await;
         }
@@ -82,6 +84,20 @@ impl<E: Env> Server<E> {
             return Err(Refusal::new(ErrorCode::Timeout, "the reply was lost"));
         }
         Ok(reply)
+    }
+
+    /// What is to be stored needs room.
+    fn check_room(&self, command: &Command) -> Refused<()> {
+        let shared = &self.shared;
+        let usage = || shared.env.disk_usage(&shared.config.data_dir);
+        let short = command.stores()
+            && (shared.room.is_short(TypeConfig::<E>::now(), usage) || buggify!(at "disk looks nearly full", 0.02));
+        if short {
+            assert_reachable!("a proposal was refused because the disk was nearly full");
+            let message = format!("the disk of this node is more than {REFUSE_PERCENT} % full");
+            return Err(Refusal::new(ErrorCode::DiskFull, message));
+        }
+        Ok(())
     }
 
     fn check(&self, proposal: &Proposal) -> Refused<()> {

@@ -125,6 +125,20 @@ impl Cluster {
         searched.unwrap_or_else(|_| panic!("it never came true: {what}"))
     }
 
+    /// The same for what must be waited for each time.
+    pub async fn until_async<T>(&self, what: &str, mut found: impl AsyncFnMut() -> Option<T>) -> T {
+        let search = async {
+            loop {
+                match found().await {
+                    Some(value) => return value,
+                    None => tokio::time::sleep(Duration::from_millis(5)).await,
+                }
+            }
+        };
+        let searched = tokio::time::timeout(PATIENCE, search).await;
+        searched.unwrap_or_else(|_| panic!("it never came true: {what}"))
+    }
+
     /// Waits until all nodes have applied what the furthest has, and their states are the same.
     pub async fn converge(&self) {
         let applied = |node: &Node<NetEnv>| node.reader().applied();

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use aspen::env::Env;
 use aspen::message::{Envelope, decode_request};
+use aspen::room::Usage;
 use aspen::transport::{Handler, Transport, TransportError};
 use aspen::types::Address;
 use openraft::impls::TokioRuntime;
@@ -137,11 +138,17 @@ pub struct NetEnv {
     files: TokioEnv,
     transport: MemTransport,
     broken: Arc<AtomicBool>,
+    used_percent: Arc<AtomicU64>,
 }
 
 impl NetEnv {
     pub fn new(transport: MemTransport) -> Self {
-        NetEnv { files: TokioEnv::default(), transport, broken: Arc::default() }
+        NetEnv { files: TokioEnv::default(), transport, broken: Arc::default(), used_percent: Arc::default() }
+    }
+
+    /// So much of the disk seems to be in use.
+    pub fn fill_disk(&self, percent: u64) {
+        self.used_percent.store(percent, Ordering::SeqCst);
     }
 
     /// Every sync of the log fails from now on.
@@ -200,6 +207,10 @@ impl Env for NetEnv {
 
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
         self.files.sync_dir(dir)
+    }
+
+    fn disk_usage(&self, _: &Path) -> Option<Usage> {
+        Some(Usage { used: self.used_percent.load(Ordering::SeqCst), total: 100 })
     }
 
     fn wall_clock_ms(&self) -> u64 {

@@ -181,6 +181,13 @@ impl Disk {
         state.device.config.quota_bytes = slack_bytes.map(|slack| used.saturating_add(slack));
     }
 
+    /// Bytes that all files together have, and may have; `None` for a disk without limit.
+    pub fn usage_under_quota(&self) -> Option<(u64, u64)> {
+        let state = self.shared.lock();
+        let quota = state.device.config.quota_bytes?;
+        Some((state.volume.used_bytes(), quota))
+    }
+
     /// Orders damage to so many cold sectors of files of a role. `span` syncs from now belong to the writes that may be
     /// lost. See [`super::damage`].
     pub fn order_damage(&self, damage: Damage, role: Role, sectors: u64, span: u64) {

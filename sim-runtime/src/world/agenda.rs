@@ -292,7 +292,8 @@ mod tests {
         for (at, tie) in [(5, 1), (3, 9), (3, 2), (3, 2), (4, 0)] {
             agenda.push(at, tie, Kind::Timer, Key::NONE);
         }
-        let order: Vec<_> = std::iter::from_fn(|| agenda.pop(|_| true)).map(|due| due.rank()).collect();
+        let order: Vec<_> =
+            std::iter::from_fn(|| agenda.pop(|_| true)).map(|due| (due.at, due.tie, due.sequence)).collect();
         assert_eq!(order, [(3, 2, 3), (3, 2, 4), (3, 9, 2), (4, 0, 5), (5, 1, 1)]);
     }
 

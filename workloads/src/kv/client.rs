@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use aspen::client::{Client as Aspen, ClientConfig};
 use aspen::command::{Answer, Command, Expect, KeyMeta, Outcome, Pair, Query, Reply};
-use aspen::error::{ClientError, ErrorOutcome};
+use aspen::error::{ClientError, ErrorCode, ErrorOutcome};
 use aspen::types::Address;
 use buggify::{assert_always, assert_reachable, assert_sometimes};
 use sim_runtime::engine::{Client, OpKind, OpOutcome, PlannedOp};
@@ -169,7 +169,13 @@ impl<D: Desk, S: Store, F: Fn() -> S> Worker<D, S, F> {
         }
         let result = match result {
             Ok(reply) => OpResult::Written(reply),
-            Err(error) => failed(&error),
+            Err(error) => {
+                assert_always!(
+                    error.code != ErrorCode::DiskFull || command.stores(),
+                    "what makes room is not refused for want of it"
+                );
+                failed(&error)
+            }
         };
         self.returned(op, OpKind::Write, result);
     }

@@ -1,4 +1,4 @@
-//! What goes on beside a running node: the gate follows the membership, members are greeted, the disk is watched.
+//! What goes on beside a running node: the gate follows the membership, members are greeted.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -18,8 +18,6 @@ const GREET_PAUSE_MIN: Duration = Duration::from_millis(500);
 const GREET_PAUSE_MAX: Duration = Duration::from_secs(15);
 const GREET_TIMEOUT: Duration = Duration::from_secs(5);
 const PROMOTE_BUDGET: Duration = Duration::from_secs(5);
-/// Looks at the disk are so many ticks apart.
-const DISK_TICKS: u64 = 4;
 
 /// Starts all of it; ends when the handle is aborted.
 pub(super) fn start(app: &Arc<App>) -> JoinHandle<()> {
@@ -30,7 +28,7 @@ pub(super) fn start(app: &Arc<App>) -> JoinHandle<()> {
 async fn run(app: Arc<App>) {
     let mut known: BTreeMap<NodeId, crate::types::Address> = BTreeMap::new();
     let mut next_greeting: BTreeMap<NodeId, (Instant, Duration)> = BTreeMap::new();
-    for tick in 0u64.. {
+    loop {
         let members = admin::members(&app.node);
         if members != known {
             follow(&app, &members);
@@ -50,9 +48,6 @@ async fn run(app: Arc<App>) {
                 // What comes of it shows at the next look.
                 tokio::spawn(async move { transport.greet(&place, GREET_TIMEOUT).await });
             }
-        }
-        if tick % DISK_TICKS == 0 {
-            app.disk.look();
         }
         tokio::time::sleep(TICK).await;
     }

@@ -24,9 +24,6 @@ pub(super) async fn write(State(app): State<Arc<App>>, body: Bytes) -> Result<Js
     if keys(&command).iter().any(|key| key.starts_with(RESERVED_PREFIX)) {
         return Err(Failure::malformed("keys that begin with \\0aspen/ are the node's own"));
     }
-    if let Some(refused) = app.disk.refusal(&command) {
-        return Err(refused);
-    }
     let (budget, budget_ms) = app.budget(timeout_ms);
     match app.ask(Request::Write { session, command, budget_ms }, budget).await {
         Ok(Response::Written(reply)) => Ok(Json(reply.into())),
