@@ -2,10 +2,12 @@
 //!
 //! - [`alphabet`]: the operations as they stand in a plan
 //! - [`generator`]: draws them
+//! - `phases`: what all clients do more of for a while
 //! - [`client`]: carries them out and tells the oracles
 pub mod alphabet;
 pub mod client;
 pub mod generator;
+mod phases;
 
 use sim_runtime::engine::{Client, ClientProcess, PlannedOp, Shape, Workload};
 use sim_runtime::world::draws::Stream;
