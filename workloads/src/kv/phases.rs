@@ -20,7 +20,7 @@ pub(super) enum Phase {
 impl Phase {
     /// Operations come so many times more rarely.
     pub(super) fn slowness(self) -> u64 {
-        if self == Phase::Quiet { 8 } else { 1 }
+        if self == Phase::Quiet { 4 } else { 1 }
     }
 }
 
