@@ -44,7 +44,7 @@ const STORE_KNOBS: &[Knob] = &[
     Knob { name: "store.checkpoint_pages", about: "4 KiB pages of WAL", default: 1000, extremes: &[1, 8, 100_000] },
     Knob { name: "store.snapshot_step_rows", about: "rows per step", default: 1000, extremes: &[1, 3] },
     Knob { name: "store.apply_batch_entries_max", about: "entries per apply", default: 1000, extremes: &[1, 3] },
-    Knob { name: "limits.snapshot_chunk_bytes", about: "chunk on the wire", default: 1 << 20, extremes: &[64, 1000] },
+    Knob { name: "limits.snapshot_chunk_bytes", about: "chunk on the wire", default: 1 << 20, extremes: &[1000, 8000] },
     Knob { name: "limits.proposals_in_flight_max", about: "admission", default: 1000, extremes: &[2, 5] },
 ];
 

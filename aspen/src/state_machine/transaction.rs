@@ -51,7 +51,7 @@ impl Database {
             return Ok(TxnResult::Got { row: None });
         };
         let Some(left) = left_bytes.checked_sub(key.len() + found.value.len()) else {
-            assert_reachable!("a row did not fit the reply to a transaction");
+            assert_reachable!("a row did not fit the reply to a transaction", owed_by = "");
             return Ok(TxnResult::Omitted { meta: found.meta });
         };
         *left_bytes = left;

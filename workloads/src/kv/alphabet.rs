@@ -34,6 +34,17 @@ pub enum KvOp {
         to: u32,
         limit: u32,
     },
+    /// Several keys at once, under conditions.
+    Transaction {
+        compare: Vec<(u32, Expectation)>,
+        then: Vec<TxnStep>,
+        otherwise: Vec<TxnStep>,
+        pad: u32,
+    },
+    /// A value as large as a value may be.
+    SetLargest {
+        key: u32,
+    },
     /// Breaks a limit: must be refused before it is proposed.
     Oversized {
         what: Oversize,
@@ -44,7 +55,16 @@ pub enum KvOp {
     AbandonSession,
 }
 
-/// What a compare-and-swap expects.
+/// One operation of a transaction, on a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TxnStep {
+    Set(u32),
+    Delete(u32),
+    Get(u32),
+}
+
+/// What a compare-and-swap or a comparison expects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Expectation {
@@ -66,7 +86,14 @@ pub enum Oversize {
     TooManyPairs,
     NoPairs,
     ScanOfNothing,
+    LargeValue,
+    TooManyParts,
+    NoParts,
+    ModifiedTwice,
 }
+
+/// Bytes of the largest value, by the product's default.
+pub const VALUE_BYTES_MAX: usize = 1 << 20;
 
 /// The key with this number.
 pub fn key(number: u32) -> Vec<u8> {
@@ -81,5 +108,12 @@ pub fn value(client: u32, op: u64, part: usize, pad: u32) -> Vec<u8> {
         value.push(b' ');
         value.resize(value.len() + pad, b'.');
     }
+    value
+}
+
+/// The unique value of a write, padded to so many bytes.
+pub fn value_of_bytes(client: u32, op: u64, bytes: usize) -> Vec<u8> {
+    let mut value = value(client, op, 0, 1);
+    value.resize(bytes, b'.');
     value
 }

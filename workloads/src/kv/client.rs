@@ -6,13 +6,13 @@
 use std::collections::BTreeMap;
 
 use aspen::client::{Client as Aspen, ClientConfig};
-use aspen::command::{Answer, Command, Expect, KeyMeta, Outcome, Pair, Query, Reply};
+use aspen::command::{Answer, Command, Compare, Expect, KeyMeta, Outcome, Pair, Query, Reply, TxnOp, TxnResult};
 use aspen::error::{ClientError, ErrorCode, ErrorOutcome};
 use aspen::types::Address;
 use buggify::{assert_always, assert_reachable, assert_sometimes};
 use sim_runtime::engine::{Client, OpKind, OpOutcome, PlannedOp};
 
-use super::alphabet::{Expectation, KvOp, Oversize, key, value};
+use super::alphabet::{Expectation, KvOp, Oversize, TxnStep, VALUE_BYTES_MAX, key, value, value_of_bytes};
 use super::seat::{Desk, Store};
 use crate::config;
 use crate::env::SimEnv;
@@ -115,6 +115,23 @@ impl<D: Desk, S: Store, F: Fn() -> S> Worker<D, S, F> {
                 let end = Some(key(to).into());
                 self.read(Query::Scan { start: key(from), end, limit }).await;
             }
+            KvOp::Transaction { compare, then, otherwise, pad } => {
+                let compare = compare.into_iter().map(|(number, expect)| {
+                    let key = key(number);
+                    Compare { expect: self.expectation(&key, expect), key }
+                });
+                let compare: Vec<Compare> = compare.collect();
+                self.write(move |id| Command::Transaction {
+                    compare,
+                    then: branch(id, 0, &then, pad),
+                    otherwise: branch(id, then.len(), &otherwise, pad),
+                })
+                .await;
+            }
+            KvOp::SetLargest { key: number } => {
+                self.write(|id| Command::Set { key: key(number), value: value_of_bytes(id.0, id.1, VALUE_BYTES_MAX) })
+                    .await;
+            }
             KvOp::Oversized { what } => self.oversized(what).await,
             KvOp::RenewSession => {
                 if self.in_session {
@@ -154,8 +171,19 @@ impl<D: Desk, S: Store, F: Fn() -> S> Worker<D, S, F> {
                 .await;
             }
             Oversize::NoPairs => self.write(|_| Command::SetMulti { pairs: Vec::new() }).await,
+            Oversize::LargeValue => {
+                let large = |id: (u32, u64)| value_of_bytes(id.0, id.1, VALUE_BYTES_MAX + 1);
+                self.write(|id| Command::Set { key: key(0), value: large(id) }).await;
+            }
+            Oversize::TooManyParts => self.transaction(vec![TxnOp::Get { key: key(0) }; 101]).await,
+            Oversize::NoParts => self.transaction(Vec::new()).await,
+            Oversize::ModifiedTwice => self.transaction(vec![TxnOp::Delete { key: key(0) }; 2]).await,
             Oversize::ScanOfNothing => self.read(Query::Scan { start: Vec::new(), end: None, limit: 0 }).await,
         }
+    }
+
+    async fn transaction(&mut self, then: Vec<TxnOp>) {
+        self.write(|_| Command::Transaction { compare: Vec::new(), then, otherwise: Vec::new() }).await;
     }
 
     /// `command` is made for the ids of the client and the operation.
@@ -230,7 +258,30 @@ impl<D: Desk, S: Store, F: Fn() -> S> Worker<D, S, F> {
                 let revision = found.map(|KeyMeta { mod_revision, .. }| mod_revision);
                 self.saw(key, None, revision);
             }
+            (Command::Transaction { compare, then, otherwise }, Outcome::Transacted { matched, results }) => {
+                assert_sometimes!(*matched && !compare.is_empty(), "a transaction was told that all it compared held");
+                assert_sometimes!(!matched, "a transaction was told that what it compared did not hold");
+                let branch = if *matched { then } else { otherwise };
+                for (op, result) in branch.iter().zip(results) {
+                    self.learn_of_transaction(op, result, reply.revision);
+                }
+            }
             _ => {}
+        }
+    }
+
+    fn learn_of_transaction(&mut self, op: &TxnOp, result: &TxnResult, revision: u64) {
+        match (op, result) {
+            (TxnOp::Set { key, value }, _) => self.saw(key, Some(value.clone()), Some(revision)),
+            (TxnOp::Delete { key }, _) => self.saw(key, None, None),
+            (TxnOp::Get { key }, TxnResult::Got { row: Some(row) }) => {
+                assert_sometimes!(row.meta.mod_revision == revision, "a transaction read what it wrote itself");
+                self.saw(key, Some(row.value.clone()), Some(row.meta.mod_revision));
+            }
+            (TxnOp::Get { key }, TxnResult::Omitted { meta }) => {
+                self.saw(key, None, Some(meta.mod_revision));
+            }
+            (TxnOp::Get { key }, _) => self.saw(key, None, None),
         }
     }
 
@@ -256,6 +307,16 @@ impl<D: Desk, S: Store, F: Fn() -> S> Worker<D, S, F> {
     fn saw(&mut self, key: &[u8], value: Option<Vec<u8>>, revision: Option<u64>) {
         self.known.insert(key.to_vec(), Seen { value, revision });
     }
+}
+
+/// A branch of a transaction; its values are numbered from `first`.
+fn branch((client, op): (u32, u64), first: usize, steps: &[TxnStep], pad: u32) -> Vec<TxnOp> {
+    let step = |(part, step): (usize, &TxnStep)| match *step {
+        TxnStep::Set(number) => TxnOp::Set { key: key(number), value: value(client, op, first + part, pad) },
+        TxnStep::Delete(number) => TxnOp::Delete { key: key(number) },
+        TxnStep::Get(number) => TxnOp::Get { key: key(number) },
+    };
+    steps.iter().enumerate().map(step).collect()
 }
 
 /// A failed operation, as the oracles are told.

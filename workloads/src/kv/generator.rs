@@ -1,12 +1,17 @@
-//! Draws what `kv` clients do: weights, key space, sizes and pace differ from run to run.
+//! Draws what `kv` clients do: weights, key space, sizes and pace differ from run to run, and within a run from phase to
+//! phase.
 //!
-//! Few keys make conflicts, many make empty reads; both happen, since the key space is drawn. The generator is measured
-//! by sometimes-assertions in the client: conflicting, empty and rejected outcomes must all occur.
+//! Few keys make conflicts, many make empty reads; both happen, since the key space is drawn. In half of the runs the
+//! keys are hot: the first ones are drawn far more often. The generator is measured by sometimes-assertions in the
+//! client: conflicting, empty and rejected outcomes must all occur.
+
+use std::collections::BTreeSet;
 
 use sim_runtime::engine::{PlannedOp, Shape};
 use sim_runtime::world::draws::Stream;
 
-use super::alphabet::{Expectation, KvOp, Oversize};
+use super::alphabet::{Expectation, KvOp, Oversize, TxnStep};
+use super::phases::{Phase, Phases};
 
 /// How often each kind of operation is drawn, relative to the others.
 #[derive(Clone, Copy, Debug)]
@@ -20,6 +25,25 @@ struct Weights {
     oversized: u64,
     renew: u64,
     abandon: u64,
+    transaction: u64,
+}
+
+/// The keys of a run, and how they are drawn.
+#[derive(Clone, Copy, Debug)]
+struct Keys {
+    count: u64,
+    hot: bool,
+}
+
+impl Keys {
+    fn draw(self, draws: &mut Stream) -> u32 {
+        if !self.hot {
+            return number(draws.below(self.count));
+        }
+        // As Zipf: each of the ranges of half the size is as likely, so a key's share falls with its number.
+        let range = self.count >> draws.below(u64::from(self.count.ilog2()) + 1);
+        number(draws.below(range))
+    }
 }
 
 /// Draws the operations of all clients.
@@ -34,27 +58,56 @@ pub fn plan(shape: &Shape, draws: &mut Stream) -> Vec<Vec<PlannedOp>> {
         oversized: 1 + draws.below(3),
         renew: draws.below(3),
         abandon: draws.below(4),
+        transaction: 4 + draws.below(25),
     };
-    let keys = [2, 4, 8, 16, 32][at(draws, 5)];
+    let keys = Keys { count: [2, 4, 8, 16, 32][at(draws, 5)], hot: draws.below(2) == 0 };
     let pad_max = [0, 0, 40, 400, 4000][at(draws, 5)];
-    (0..shape.clients).map(|_| client(shape, &weights, keys, pad_max, draws)).collect()
+    // Rare: each costs as much as thousands of small ones.
+    let largest_of = (draws.below(4) == 0).then_some(LARGEST_VALUE_ONE_IN);
+    let phases = Phases::draw(shape.duration_ns, draws);
+    let run = Run { weights, keys, pad_max, largest_of, phases };
+    (0..shape.clients).map(|_| client(shape, &run, draws)).collect()
 }
 
-fn client(shape: &Shape, weights: &Weights, keys: u64, pad_max: u64, draws: &mut Stream) -> Vec<PlannedOp> {
+/// What all clients of a run share.
+struct Run {
+    weights: Weights,
+    keys: Keys,
+    pad_max: u64,
+    /// One of so many operations stores a value as large as a value may be.
+    largest_of: Option<u64>,
+    phases: Phases,
+}
+
+fn client(shape: &Shape, run: &Run, draws: &mut Stream) -> Vec<PlannedOp> {
     let mut ops = Vec::new();
     let mut at_ns = draws.below(shape.pace_ns.max(1) * 4);
     while at_ns < shape.duration_ns && ops.len() < OPS_PER_CLIENT_MAX {
-        let op = op(weights, keys, pad_max, draws);
+        let phase = run.phases.at(at_ns);
+        let op = match run.largest_of {
+            Some(count) if draws.below(count) == 0 => KvOp::SetLargest { key: run.keys.draw(draws) },
+            _ => op(&run.weights.in_phase(phase), run.keys, run.pad_max, draws),
+        };
         let op = serde_json::to_value(&op).expect("an operation is plain data");
         ops.push(PlannedOp { not_before_ns: at_ns, op });
         // Now and then a pause long enough for everything in flight to settle.
         let pause = if draws.below(200) == 0 { draws.below(PAUSE_NS_MAX) } else { 0 };
-        at_ns += 1 + draws.below(2 * shape.pace_ns.max(1)) + pause;
+        at_ns += 1 + draws.below(2 * shape.pace_ns.max(1) * phase.slowness()) + pause;
     }
     ops
 }
 
-fn op(weights: &Weights, keys: u64, pad_max: u64, draws: &mut Stream) -> KvOp {
+impl Weights {
+    fn in_phase(self, phase: Phase) -> Weights {
+        match phase {
+            Phase::Mixed | Phase::Quiet => self,
+            Phase::Grow => Weights { set: 3 * self.set, set_multi: 3 * self.set_multi, delete: 0, ..self },
+            Phase::Shrink => Weights { delete: 2 * (self.delete + self.set), set: 1 + self.set / 8, ..self },
+        }
+    }
+}
+
+fn op(weights: &Weights, keys: Keys, pad_max: u64, draws: &mut Stream) -> KvOp {
     let table = [
         weights.set,
         weights.delete,
@@ -65,6 +118,7 @@ fn op(weights: &Weights, keys: u64, pad_max: u64, draws: &mut Stream) -> KvOp {
         weights.oversized,
         weights.renew,
         weights.abandon,
+        weights.transaction,
     ];
     let mut ticket = draws.below(table.iter().sum());
     let mut kind = 0;
@@ -72,31 +126,24 @@ fn op(weights: &Weights, keys: u64, pad_max: u64, draws: &mut Stream) -> KvOp {
         ticket -= table[kind];
         kind += 1;
     }
-    let key = number(draws.below(keys));
+    let key = keys.draw(draws);
     let pad = number(draws.below(pad_max + 1));
     match kind {
         0 => KvOp::Set { key, pad },
         1 => KvOp::Delete { key },
         2 => {
-            let expect = [
-                Expectation::Absent,
-                Expectation::LastValue,
-                Expectation::LastValue,
-                Expectation::LastRevision,
-                Expectation::LastRevision,
-                Expectation::Impossible,
-            ][at(draws, 6)];
+            let expect = expectation(draws);
             KvOp::Cas { key, expect, pad }
         }
         3 => {
             let count = 1 + draws.below(5);
-            KvOp::SetMulti { keys: (0..count).map(|_| number(draws.below(keys))).collect(), pad }
+            KvOp::SetMulti { keys: (0..count).map(|_| keys.draw(draws)).collect(), pad }
         }
         4 => KvOp::Get { key },
         5 => {
-            let from = draws.below(keys);
-            let to = from + draws.below(keys - from + 1);
-            KvOp::Scan { from: number(from), to: number(to), limit: number(1 + draws.below(keys + 2)) }
+            let from = draws.below(keys.count);
+            let to = from + draws.below(keys.count - from + 1);
+            KvOp::Scan { from: number(from), to: number(to), limit: number(1 + draws.below(keys.count + 2)) }
         }
         6 => KvOp::Oversized {
             what: [
@@ -105,11 +152,46 @@ fn op(weights: &Weights, keys: u64, pad_max: u64, draws: &mut Stream) -> KvOp {
                 Oversize::TooManyPairs,
                 Oversize::NoPairs,
                 Oversize::ScanOfNothing,
-            ][at(draws, 5)],
+                Oversize::TooManyParts,
+                Oversize::NoParts,
+                Oversize::ModifiedTwice,
+                [Oversize::LargeValue, Oversize::ModifiedTwice][at(draws, 2)],
+            ][at(draws, 9)],
         },
         7 => KvOp::RenewSession,
-        _ => KvOp::AbandonSession,
+        8 => KvOp::AbandonSession,
+        _ => {
+            let compare = (0..draws.below(4)).map(|_| (keys.draw(draws), expectation(draws))).collect();
+            KvOp::Transaction { compare, then: branch(keys, draws), otherwise: branch(keys, draws), pad }
+        }
     }
+}
+
+fn expectation(draws: &mut Stream) -> Expectation {
+    [
+        Expectation::Absent,
+        Expectation::LastValue,
+        Expectation::LastValue,
+        Expectation::LastRevision,
+        Expectation::LastRevision,
+        Expectation::Impossible,
+    ][at(draws, 6)]
+}
+
+/// A branch of a transaction; it modifies no key twice, but may read it before and after.
+fn branch(keys: Keys, draws: &mut Stream) -> Vec<TxnStep> {
+    let mut modified = BTreeSet::new();
+    let count = 1 + draws.below(4);
+    (0..count)
+        .map(|_| {
+            let key = keys.draw(draws);
+            match draws.below(5) {
+                0 | 1 if modified.insert(key) => TxnStep::Set(key),
+                2 if modified.insert(key) => TxnStep::Delete(key),
+                _ => TxnStep::Get(key),
+            }
+        })
+        .collect()
 }
 
 fn at(draws: &mut Stream, len: u64) -> usize {
@@ -120,6 +202,8 @@ fn number(value: u64) -> u32 {
     u32::try_from(value).expect("a small number")
 }
 
+/// In a run with values at the limit one of so many operations stores one.
+const LARGEST_VALUE_ONE_IN: u64 = 600;
 /// Bound on the operations of one client.
 const OPS_PER_CLIENT_MAX: usize = 4000;
 /// Bound on a pause between two operations.
