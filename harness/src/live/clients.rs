@@ -10,11 +10,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use aspen::client::{Client as Aspen, ClientConfig};
-use aspen::command::{Answer, Command, KeyMeta, KeyValue, Outcome, Query, Reply};
+use aspen::command::{self, Answer, Command, KeyMeta, KeyValue, Outcome, Query, Reply};
 use aspen::error::{ClientError, ErrorCode};
 use aspen::production::client::{ClientOptions, HttpClient, HttpError};
 use aspen::production::env::RealEnv;
-use aspen::production::http::schema::{Row, ScanRequest, WriteReply, WriteResult};
+use aspen::production::http::schema::{Row, ScanRequest, TxnResult, WriteReply, WriteResult};
 use aspen::production::http::text::Text;
 use aspen::production::secret::{node_key, random};
 use aspen::production::transport::gate::Open;
@@ -277,8 +277,21 @@ fn reply(reply: WriteReply) -> Reply {
         WriteResult::SessionClosed => Outcome::SessionClosed,
         WriteResult::SessionUnknown => Outcome::SessionUnknown,
         WriteResult::SessionStale => Outcome::SessionStale,
+        WriteResult::Transacted { matched, results } => {
+            Outcome::Transacted { matched, results: results.into_iter().map(part).collect() }
+        }
     };
     Reply { revision: reply.revision, outcome }
+}
+
+/// What one operation of a transaction did.
+fn part(result: TxnResult) -> command::TxnResult {
+    match result {
+        TxnResult::Written { version } => command::TxnResult::Written { version },
+        TxnResult::Deleted { existed } => command::TxnResult::Deleted { existed },
+        TxnResult::Got { row: got } => command::TxnResult::Got { row: got.map(row) },
+        TxnResult::Omitted { meta: of } => command::TxnResult::Omitted { meta: meta(of) },
+    }
 }
 
 fn meta(meta: aspen::production::http::schema::Meta) -> KeyMeta {
