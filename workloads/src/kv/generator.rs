@@ -63,7 +63,7 @@ pub fn plan(shape: &Shape, draws: &mut Stream) -> Vec<Vec<PlannedOp>> {
     let keys = Keys { count: [2, 4, 8, 16, 32][at(draws, 5)], hot: draws.below(2) == 0 };
     let pad_max = [0, 0, 40, 400, 4000][at(draws, 5)];
     // Rare: each costs as much as thousands of small ones.
-    let largest_of = (draws.below(4) == 0).then_some(LARGEST_VALUE_ONE_IN);
+    let largest_of = (draws.below(10) == 0).then_some(LARGEST_VALUE_ONE_IN);
     let phases = Phases::draw(shape.duration_ns, draws);
     let run = Run { weights, keys, pad_max, largest_of, phases };
     (0..shape.clients).map(|_| client(shape, &run, draws)).collect()

@@ -99,7 +99,8 @@ impl Oracle<Event> for Durability {
 
     fn finish(&mut self, _at_ns: Nanos, judge: &mut Judge<'_>) {
         let Some(before_end) = self.before_end else { return };
-        let (before, after) = self.operations.attempts().split_at(before_end);
+        let attempts = self.operations.attempts_of_their_own();
+        let (before, after) = attempts.split_at(before_end);
         let keys = certainties(before);
         let changes_later = |key: &[u8]| {
             let mut writes = after.iter().filter_map(|operation| match &operation.input {
@@ -135,7 +136,7 @@ impl Oracle<Event> for Durability {
 mod tests {
     use super::super::super::testing::*;
     use super::*;
-    use aspen::command::TxnOp;
+    use aspen::command::{SessionSeq, TxnOp};
 
     fn converged(run: &mut Run) -> &mut Run {
         run.emit(0, Event::Converged { result: Ok(()) })
@@ -160,6 +161,17 @@ mod tests {
         run.wrote(set("a", "1"), 5, 1);
         converged(&mut run).read("a", 20, vec![]);
         run.rejects(Durability::default(), "the write of \"a\" at revision 5 (operation 1 tells) is lost");
+    }
+
+    #[test]
+    fn a_reply_to_a_number_of_several_commands_proves_none_of_them() {
+        let mut run = Run::new();
+        let number = Some(SessionSeq { session: 3, seq: 1 });
+        let first = run.begins(0, Action::Write { session: number, command: set("a", "1") });
+        let second = run.begins(1, Action::Write { session: number, command: set("b", "2") });
+        run.told(first, 5, Outcome::Written { version: 1 }).told(second, 5, Outcome::Written { version: 1 });
+        converged(&mut run).read("a", 20, vec![row("a", "1", (5, 5, 1))]).read("b", 20, vec![]);
+        run.accepts(Durability::default());
     }
 
     #[test]

@@ -90,20 +90,45 @@ impl Operations {
             }
         }
         for places in numbered.values().filter(|places| places.len() > 1) {
-            for place in places {
-                if let Some((_, result)) =
-                    merged[*place].returned.as_mut().filter(|(_, result)| !matches!(result, OpResult::Failed(_)))
-                {
-                    *result = OpResult::Unknown("its number was used for another command too".to_owned());
+            places.iter().for_each(|place| forget(&mut merged[*place]));
+        }
+        merged
+    }
+
+    /// Every attempt by itself, as far as its outcome tells of its own command: a number that was used for several commands
+    /// is answered with the outcome of the one that took effect.
+    pub(crate) fn attempts_of_their_own(&self) -> Vec<Write> {
+        let mut attempts = self.history.operations().to_vec();
+        let mut commands: BTreeMap<SessionSeq, Option<Command>> = BTreeMap::new();
+        for operation in &attempts {
+            if let Action::Write { session: Some(number), command } = &operation.input {
+                let only = commands.entry(*number).or_insert_with(|| Some(command.clone()));
+                if only.as_ref() != Some(command) {
+                    *only = None;
                 }
             }
         }
-        merged
+        for operation in &mut attempts {
+            if let Action::Write { session: Some(number), .. } = &operation.input
+                && commands[number].is_none()
+            {
+                forget(operation);
+            }
+        }
+        attempts
     }
 
     /// Every attempt by itself.
     pub(crate) fn attempts(&self) -> &[Write] {
         self.history.operations()
+    }
+}
+
+/// Makes the outcome unknown, unless nothing happened for certain.
+fn forget(operation: &mut Write) {
+    if let Some((_, result)) = operation.returned.as_mut().filter(|(_, result)| !matches!(result, OpResult::Failed(_)))
+    {
+        *result = OpResult::Unknown("its number was used for another command too".to_owned());
     }
 }
 

@@ -66,8 +66,12 @@ impl Oracle<Event> for MutualExclusion {
             of.sort_by_key(|hold| hold.told);
             let mut held: Option<(u64, &Hold)> = None;
             for hold in &of {
-                judge.evaluated(held.is_some());
                 let until = ends.get(&(key, hold.token)).copied().unwrap_or(u64::MAX);
+                if until < hold.told {
+                    // Broken before its reply arrived: it never held.
+                    continue;
+                }
+                judge.evaluated(held.is_some());
                 if let Some((until, before)) = held
                     && hold.told < until
                 {
@@ -109,6 +113,20 @@ mod tests {
         take(&mut run, Expect::ModRevision(5), "free", 6);
         take(&mut run, Expect::ModRevision(6), "held", 7);
         take(&mut run, Expect::ModRevision(7), "held", 9);
+        run.accepts(MutualExclusion::default());
+    }
+
+    #[test]
+    fn who_hears_of_it_when_it_is_broken_never_held() {
+        let swap = |expect, value: &str| Command::CompareAndSwap {
+            key: b"lock-00".to_vec(),
+            expect,
+            value: value.as_bytes().to_vec(),
+        };
+        let mut run = Run::new();
+        let late = run.writes(0, swap(Expect::Absent, "held late"));
+        let breaker = run.writes(1, swap(Expect::ModRevision(5), "held breaker"));
+        run.told(breaker, 6, Outcome::Written { version: 2 }).told(late, 5, Outcome::Written { version: 1 });
         run.accepts(MutualExclusion::default());
     }
 
