@@ -457,7 +457,9 @@ fn emit_image(server: u32, host: HostId, boot: u32, reason: ImageReason) {
 fn emit_usage(server: u32, seen: &Seen) {
     let Some(node) = machines::node_on(server) else { return };
     let last_index = seen.metrics.last_log_index.unwrap_or(0);
-    let log_entries = last_index.saturating_sub(seen.metrics.purged.map_or(0, |id| id.index));
+    // What is not applied yet cannot be compacted: a learner that catches up may hold all there ever was.
+    let applied = seen.metrics.applied.map_or(0, |id| id.index);
+    let log_entries = applied.saturating_sub(seen.metrics.purged.map_or(0, |id| id.index));
     let disk_bytes = Disk::of(seen.host).file_states().iter().map(|file| file.len_bytes).sum();
     let compacted_at = VIEW.with_borrow_mut(|view| {
         view.log_entries_max = view.log_entries_max.max(log_entries);

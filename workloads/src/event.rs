@@ -73,7 +73,7 @@ pub enum Role {
 /// What a node keeps on its disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Usage {
-    /// Entries in the log.
+    /// Entries in the log that are applied.
     pub log_entries: u64,
     pub last_index: u64,
     /// Entries after which a snapshot is due, and those that are kept after one.

@@ -5,6 +5,7 @@
 
 use std::io;
 use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
 use redb::{
@@ -103,17 +104,19 @@ impl LogDisk {
             // redb would take it for a new database and forget a vote.
             return Err(damaged("log.redb is empty; it was damaged from outside"));
         }
-        let database = redb::Builder::new().set_cache_size(REDB_CACHE_BYTES).create_with_backend(backend);
-        let mut database = database.map_err(failure)?;
-        if !database.check_integrity().map_err(failure)? {
+        let opened = unless_panicked(|| {
+            let database = redb::Builder::new().set_cache_size(REDB_CACHE_BYTES).create_with_backend(backend);
+            let mut database = database.map_err(failure)?;
+            Ok(database.check_integrity().map_err(failure)?.then_some(database))
+        })?;
+        let Some(database) = opened else {
             // It went back to an older commit, and the vote with it. Nobody may take that for the log.
-            drop(database);
             env.rename(&path, &dir.join(LOG_FILE_DAMAGED))?;
             env.sync_dir(dir)?;
             return Err(damaged("the last commit of log.redb cannot be read"));
-        }
+        };
         let disk = LogDisk { database };
-        let mut found = disk.scan(cache_bytes)?;
+        let mut found = unless_panicked(|| disk.scan(cache_bytes))?;
         found.created = created;
         if env.is_observed() {
             env.observe(Observation::LogOpened {
@@ -302,6 +305,16 @@ impl LogDisk {
         }
         Ok(entries)
     }
+}
+
+/// redb 4.4.0 believes the lengths in a page before it has verified the page, and panics when they lead out of it. Damage is
+/// an error here like any other.
+fn unless_panicked<T>(read: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+    catch_unwind(AssertUnwindSafe(read)).unwrap_or_else(|panic| {
+        buggify::assert_reachable!("redb panicked at a damaged page", owed_by = "");
+        let text = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
+        Err(damaged(format!("a page of log.redb cannot be read: {}", text.unwrap_or("redb panicked"))))
+    })
 }
 
 /// Opens a table unless it is open.

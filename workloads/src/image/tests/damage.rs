@@ -42,7 +42,9 @@ impl Node {
             let ready = Rc::new(Cell::new(false));
             let done = Rc::clone(&ready);
             world::boot(host, move || async move {
-                let mut bench = Bench::open(&StoreConfig::default(), 3).await;
+                // The mark of what is committed is looked at too.
+                let config = StoreConfig { committed_lag_entries_max: 1, ..StoreConfig::default() };
+                let mut bench = Bench::open(&config, 3).await;
                 bench.vote().await;
                 bench.append(60).await;
                 bench.apply().await;

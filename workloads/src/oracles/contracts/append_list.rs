@@ -176,7 +176,7 @@ mod tests {
         append(&mut run, &one, 6, Expect::ModRevision(5));
         let fork = append(&mut run, &one, 7, Expect::ModRevision(5));
         run.read("list-00", 8, vec![row("list-00", &fork, (5, 7, 2))]);
-        run.rejects(AppendList::default(), "G-single");
+        run.rejects(AppendList::default(), "G2");
         let mut run = Run::new();
         append(&mut run, "", 5, Expect::Absent);
         run.read("list-00", 8, vec![]);
