@@ -43,12 +43,15 @@ fn looked(operation: &Write, accounts: usize) -> Option<Vec<&KeyValue>> {
                 |op: &TxnOp| matches!(op, TxnOp::Get { key } if key.starts_with(ACCOUNT_PREFIX.as_bytes()));
             let is_look = compare.is_empty() && then.len() == accounts && then.iter().all(is_account);
             let Outcome::Transacted { results, .. } = &reply.outcome else { return None };
-            let row = |result| match result {
-                &TxnResult::Got { ref row } => row.as_ref(),
-                _ => None,
-            };
-            is_look.then(|| results.iter().filter_map(row).collect())
+            is_look.then(|| results.iter().filter_map(row_of).collect())
         }
+        _ => None,
+    }
+}
+
+fn row_of(result: &TxnResult) -> Option<&KeyValue> {
+    match result {
+        TxnResult::Got { row } => row.as_ref(),
         _ => None,
     }
 }
@@ -77,7 +80,7 @@ impl Oracle<Event> for BankTotal {
             let sum: i64 = balances.iter().flatten().sum();
             let is_whole =
                 balances.len() == accounts && balances.iter().all(|balance| balance.is_some_and(|of| of >= 0));
-            if !rows.is_empty() && !(is_whole && sum == total) {
+            if !rows.is_empty() && (!is_whole || sum != total) {
                 let at_ns = operation.returned.as_ref().map_or(0, |(moment, _)| moment.at_ns);
                 let shown: Vec<String> = balances
                     .iter()
