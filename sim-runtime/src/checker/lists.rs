@@ -202,10 +202,12 @@ mod tests {
     use super::*;
 
     type T = Transaction<char, u32>;
+    /// What a transaction read and what it appended.
+    type Part<'a> = (&'a [(char, &'a [u32])], &'a [(char, u32)]);
 
     /// One after the other unless changed.
-    fn history(parts: &[(&[(char, &[u32])], &[(char, u32)])]) -> Vec<T> {
-        let transaction = |(at, (reads, appends)): (u64, &(&[(char, &[u32])], &[(char, u32)]))| T {
+    fn history(parts: &[Part<'_>]) -> Vec<T> {
+        let transaction = |(at, (reads, appends)): (u64, &Part<'_>)| T {
             id: at,
             fate: Fate::Committed,
             began: at * 10,
