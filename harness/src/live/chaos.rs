@@ -185,7 +185,7 @@ impl Strike {
                 (all().filter(is_cut).collect(), Vec::new())
             }
             PartitionShape::Bridge { bridge } => {
-                let half = |node: u32| node % 2 == 0;
+                let half = |node: u32| node.is_multiple_of(2);
                 let is_cut = |(from, to): &(u32, u32)| from != bridge && to != bridge && half(*from) != half(*to);
                 (all().filter(is_cut).collect(), Vec::new())
             }
