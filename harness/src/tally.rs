@@ -147,10 +147,11 @@ impl Tally {
         expected.filter(|property| !self.fired.contains(*property)).map(String::as_str).collect()
     }
 
-    /// Properties that were violated, without those that a calibration spec expects.
+    /// Properties that were violated, without those that a calibration spec expects or tolerates.
     pub fn unexpected(&self) -> Vec<&str> {
         let expected = self.spec.calibration.as_deref().unwrap_or_default();
-        self.fired.iter().filter(|property| !expected.contains(property)).map(String::as_str).collect()
+        let known = |property: &&String| expected.contains(property) || self.spec.tolerates.contains(property);
+        self.fired.iter().filter(|property| !known(property)).map(String::as_str).collect()
     }
 
     pub fn is_calibration(&self) -> bool {

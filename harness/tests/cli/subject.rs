@@ -32,7 +32,7 @@ fn properties() -> Vec<String> {
 }
 
 /// Name, what it does, properties expected of a calibration.
-const SPECS: [(&str, &str, Option<&[&str]>); 19] = [
+const SPECS: [(&str, &str, Option<&[&str]>); 20] = [
     ("default", "passes; with a bug it may fail", None),
     ("mixed", "of ten seeds one fails, one is inconclusive, one aborts", None),
     ("mostly", "one seed in a hundred is inconclusive", None),
@@ -51,6 +51,7 @@ const SPECS: [(&str, &str, Option<&[&str]>); 19] = [
     ("calibrated", "violates one property in every second run, and another in its wake", Some(&["election-safety"])),
     ("silent", "expects a violation that never comes", Some(&["election-safety"])),
     ("overdone", "violates another property first", Some(&["election-safety"])),
+    ("tolerant", "violates another property first, which it tolerates", Some(&["election-safety"])),
     ("noisy", "passes and prints to both streams", None),
 ];
 
@@ -59,6 +60,7 @@ fn specs() -> Vec<SpecInfo> {
         name: name.to_owned(),
         about: about.to_owned(),
         calibration: calibration.map(|expected| expected.iter().map(|property| (*property).to_owned()).collect()),
+        tolerates: if name == "tolerant" { vec!["durability".to_owned()] } else { Vec::new() },
     };
     SPECS.into_iter().chain(crate::leaks::SPECS).map(spec).collect()
 }
@@ -195,8 +197,8 @@ fn go_wrong(request: &RunRequest) -> Vec<Violation> {
         ("mixed", 3) => vec![violation("durability")],
         ("mixed", 7) | ("aborts", _) => std::process::abort(),
         ("calibrated", seed) if seed % 2 == 1 => vec![violation("election-safety"), violation("durability")],
-        ("overdone", 1) => vec![violation("election-safety")],
-        ("overdone", 3) => vec![violation("durability"), violation("election-safety")],
+        ("overdone" | "tolerant", 1) => vec![violation("election-safety")],
+        ("overdone" | "tolerant", 3) => vec![violation("durability"), violation("election-safety")],
         ("panics", _) => panic!("invariant of seed {} broken", request.seed),
         ("overflows", _) => unreachable!("{}", recurse(0)),
         ("spins", _) => loop {

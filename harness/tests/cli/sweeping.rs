@@ -116,6 +116,9 @@ fn calibration_specs_must_fire() {
     let called = desk.call("sweep --seeds 4 --spec overdone");
     assert_eq!(called.code, 1);
     assert!(called.stdout.contains("fired without being expected: durability"), "{}", called.stdout);
+    desk.json("sweep --seeds 4 --spec tolerant", 0);
+    // What is tolerated does not stand for what is expected.
+    desk.json("sweep --start 3 --seeds 1 --spec tolerant", 1);
 }
 
 fn a_sample_is_verified() {

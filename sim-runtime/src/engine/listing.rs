@@ -10,6 +10,9 @@ pub struct SpecInfo {
     pub about: String,
     /// For a calibration spec the properties that must fire, each at least once in a sweep, and no other.
     pub calibration: Option<Vec<String>>,
+    /// Properties that may fire in it besides.
+    #[serde(default)]
+    pub tolerates: Vec<String>,
 }
 
 /// A planted bug that a run can switch on.

@@ -44,6 +44,9 @@ pub struct Spec {
     /// The properties that a calibration spec must trip; empty for all others.
     #[serde(default)]
     pub expects: Vec<String>,
+    /// The properties that a calibration spec may trip first in some runs, without owing it.
+    #[serde(default)]
+    pub tolerates: Vec<String>,
 }
 
 /// How much of a workload.
@@ -179,6 +182,7 @@ impl Spec {
             knob_chance: 0,
             conclusive: Conclusive::default(),
             expects: Vec::new(),
+            tolerates: Vec::new(),
         }
     }
 
