@@ -2,6 +2,7 @@
 //! written is read back as it was.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use aspen::command::{
     Answer, Command, Compare, Expect, KeyMeta, KeyValue, Outcome, Pair, Query, Reply, SessionSeq, TxnOp,
@@ -118,9 +119,21 @@ fn request() -> impl Strategy<Value = Request> {
             budget_ms
         }),
         (query(), any::<u32>()).prop_map(|(query, budget_ms)| Request::Read { query, budget_ms }),
+        (query(), bound(), any::<u32>()).prop_map(|(query, bound, budget_ms)| Request::StaleRead {
+            query,
+            bound,
+            budget_ms
+        }),
+        any::<u32>().prop_map(|budget_ms| Request::ReadIndex { budget_ms }),
         Just(Request::Leader),
         (admin_request(), any::<u32>()).prop_map(|(request, budget_ms)| Request::Admin { request, budget_ms }),
     ]
+}
+
+fn bound() -> impl Strategy<Value = StaleBound> {
+    let max_age = (any::<u64>(), 0..1_000_000_000_u32).prop_map(|(s, ns)| Duration::new(s, ns));
+    (proptest::option::of(max_age), proptest::option::of(any::<u64>()))
+        .prop_map(|(max_age, min_revision)| StaleBound { max_age, min_revision })
 }
 
 fn nodes() -> impl Strategy<Value = BTreeSet<u64>> {
@@ -234,6 +247,7 @@ fn response() -> impl Strategy<Value = Response> {
         })),
         (any::<u64>(), hint()).prop_map(|(term, leader)| Response::Leader { term, leader }),
         admin_reply().prop_map(Response::Admin),
+        any::<u64>().prop_map(|index| Response::ReadIndex { index }),
         (0..ERRORS.len(), ".{0,20}", hint()).prop_map(|(code, message, leader)| {
             Response::Refused(Refusal { code: ERRORS[code].code, message, leader })
         }),

@@ -89,6 +89,8 @@ impl System for AspenCluster {
 
     fn form<'a>(&'a self, cluster: &'a Cluster) -> Outside<'a, Result<(), String>> {
         Box::pin(async move {
+            let outside = world::current();
+            run::emit_about(outside.host, outside.boot, Event::ClocksSlow { ppm_max: cluster.clock_slow_ppm_max });
             let deadline = world::now_ns() + cluster.bound_ns;
             while leader().is_none() {
                 if world::now_ns() > deadline {

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use aspen::command::{Answer, Command, Query, Reply, SessionSeq};
-use aspen::message::Upkept;
+use aspen::message::{StaleBound, Upkept};
 use aspen::observe::{EntryMeta, Observation};
 use aspen::types::{LogId, NodeId, Vote};
 use serde::{Deserialize, Serialize};
@@ -36,6 +36,8 @@ pub enum Event {
     Upkept { node: NodeId, upkept: Upkept },
     /// How much a node keeps.
     Usage { node: NodeId, usage: Usage },
+    /// By so many ppm the monotonic clock of a server is too slow at any time of the run, at worst.
+    ClocksSlow { ppm_max: u64 },
     /// Faults are over; the cluster must converge from here.
     Calm,
     /// The final states of the nodes follow: converged, or not (with the reason).
@@ -127,8 +129,16 @@ pub struct DurableImage {
 /// What a client wants.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Action {
-    Write { session: Option<SessionSeq>, command: Command },
+    Write {
+        session: Option<SessionSeq>,
+        command: Command,
+    },
     Read(Query),
+    /// Of any node, within a bound.
+    StaleRead {
+        query: Query,
+        bound: StaleBound,
+    },
 }
 
 /// What a client was told.

@@ -57,6 +57,7 @@ pub fn specs() -> Vec<SpecInfo> {
             name: spec.name,
             about: spec.about,
             calibration: (!spec.expects.is_empty()).then_some(spec.expects),
+            tolerates: spec.tolerates,
         })
         .collect()
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{Call, Client, mismatched};
+use super::{Addressee, Call, Client, mismatched};
 use crate::env::Env;
 use crate::error::{ClientError, ErrorCode};
 use crate::membership::Change;
@@ -83,7 +83,7 @@ impl<E: Env> Client<E> {
     /// that is not this one refuses.
     pub async fn upkeep(&self, upkeep: Upkeep, node: NodeId, at: Address) -> Result<Upkept, ClientError> {
         let request = Request::Admin { request: AdminRequest::Upkeep(upkeep), budget_ms: 0 };
-        let call = Call { request, repeatable: true, node: Some((node, at)) };
+        let call = Call { request, repeatable: true, to: Addressee::Node(node, at) };
         match self.deliver(call, self.deadline()).await?.response {
             Response::Admin(AdminReply::Upkept(upkept)) => Ok(upkept),
             Response::Admin(other) => Err(strange(&other)),
@@ -92,7 +92,7 @@ impl<E: Env> Client<E> {
     }
 
     async fn admin(&self, request: AdminRequest, repeatable: bool) -> Result<AdminReply, ClientError> {
-        let call = Call { request: Request::Admin { request, budget_ms: 0 }, repeatable, node: None };
+        let call = Call { request: Request::Admin { request, budget_ms: 0 }, repeatable, to: Addressee::Leader };
         match self.deliver(call, self.deadline()).await?.response {
             Response::Admin(reply) => Ok(reply),
             other => Err(mismatched(&other)),

@@ -30,7 +30,7 @@ use crate::client::target::Targets;
 use crate::command::{Answer, Command, Outcome, Query, Reply, SessionSeq};
 use crate::env::Env;
 use crate::error::{ClientError, ErrorCode, ErrorOutcome, Retry};
-use crate::message::{Envelope, LeaderHint, Request, Response, encode_request};
+use crate::message::{Envelope, LeaderHint, Request, Response, StaleBound, encode_request};
 use crate::planted::planted;
 use crate::transport::Transport;
 use crate::types::{Address, NodeId, TypeConfig};
@@ -105,8 +105,20 @@ impl<E: Env> Client<E> {
     /// Reads a linearizable state: one that contains every write acknowledged before this call.
     pub async fn query(&self, query: Query) -> Result<Answer, ClientError> {
         let deadline = self.deadline();
-        let call = Call { request: Request::Read { query, budget_ms: 0 }, repeatable: true, node: None };
+        let call = Call { request: Request::Read { query, budget_ms: 0 }, repeatable: true, to: Addressee::Leader };
         match self.deliver(call, deadline).await {
+            Ok(Delivered { response: Response::Answered(answer), .. }) => Ok(answer),
+            Ok(other) => Err(mismatched(&other.response)),
+            Err(error) => Err(error),
+        }
+        .map_err(|error| ClientError { outcome: ErrorOutcome::Definite, ..error })
+    }
+
+    /// Reads what is applied at any node, within `bound`: at one that is drawn at random, then at the same one as long as it
+    /// answers. A client that must not see time go back asks for the revision of the last answer or reply it had.
+    pub async fn query_stale(&self, query: Query, bound: StaleBound) -> Result<Answer, ClientError> {
+        let request = Request::StaleRead { query, bound, budget_ms: 0 };
+        match self.deliver(Call { request, repeatable: true, to: Addressee::Any }, self.deadline()).await {
             Ok(Delivered { response: Response::Answered(answer), .. }) => Ok(answer),
             Ok(other) => Err(mismatched(&other.response)),
             Err(error) => Err(error),
@@ -149,7 +161,7 @@ impl<E: Env> Client<E> {
 
     /// Who leads, as the first node that answers sees it.
     pub async fn leader(&self) -> Result<Option<LeaderHint>, ClientError> {
-        let call = Call { request: Request::Leader, repeatable: true, node: None };
+        let call = Call { request: Request::Leader, repeatable: true, to: Addressee::Leader };
         match self.deliver(call, self.deadline()).await?.response {
             Response::Leader { leader, .. } => Ok(leader),
             other => Err(mismatched(&other)),
@@ -212,7 +224,8 @@ impl<E: Env> Client<E> {
                 command,
                 Command::OpenSession { .. } | Command::RefreshSession { .. } | Command::CloseSession { .. }
             );
-        let call = Call { request: Request::Write { session, command, budget_ms: 0 }, repeatable, node: None };
+        let call =
+            Call { request: Request::Write { session, command, budget_ms: 0 }, repeatable, to: Addressee::Leader };
         let delivered = self.deliver(call, deadline).await?;
         match delivered.response {
             Response::Written(reply) => Ok((reply, delivered.earlier)),
@@ -231,9 +244,10 @@ impl<E: Env> Client<E> {
                 return Err(trail.expired());
             }
             let timeout = remaining.min(Duration::from_millis(tuning.attempt_ms));
-            let (node, to) = match &call.node {
-                Some((node, address)) => (Some(*node), address.clone()),
-                None => (None, self.pick()),
+            let (node, to) = match &call.to {
+                Addressee::Leader => (None, self.pick()),
+                Addressee::Any => (None, self.any()),
+                Addressee::Node(node, address) => (Some(*node), address.clone()),
             };
             let request = self.encode(&call.request, node, timeout);
             let received = self.inner.env.transport().call(&to, request, timeout).await;
@@ -241,9 +255,12 @@ impl<E: Env> Client<E> {
             if seen.is_ok() && buggify!(at "client loses a reply", 0.1) {
                 seen = Err(Failure::new(ErrorCode::Timeout, "the reply was lost"));
             }
+            if matches!(call.to, Addressee::Any) {
+                self.targets().read_from(seen.is_ok().then(|| to.clone()));
+            }
             let failure = match seen {
                 Ok(response) => {
-                    if node.is_none() && !matches!(response, Response::Leader { .. }) {
+                    if matches!(call.to, Addressee::Leader) && !matches!(response, Response::Leader { .. }) {
                         self.targets().answered(to);
                     }
                     assert_sometimes!(
@@ -264,7 +281,7 @@ impl<E: Env> Client<E> {
             if retry == Retry::Never || (trail.is_unknown() && !call.repeatable) {
                 return Err(trail.refused());
             }
-            let may_follow = retry == Retry::Elsewhere && node.is_none();
+            let may_follow = retry == Retry::Elsewhere && matches!(call.to, Addressee::Leader);
             if may_follow && self.targets().refused(&to, hint, tuning.redirects_max) {
                 assert_reachable!("a client followed a hint to the leader");
                 continue;
@@ -284,10 +301,20 @@ impl<E: Env> Client<E> {
         targets.pick()
     }
 
+    fn any(&self) -> Address {
+        let mut targets = self.targets();
+        if buggify!(at "client reads from another node", 0.2) {
+            targets.read_from(None);
+        }
+        targets.any(random::<E>())
+    }
+
     fn encode(&self, request: &Request, to: Option<NodeId>, timeout: Duration) -> Vec<u8> {
         let mut request = request.clone();
-        if let Request::Write { budget_ms, .. } | Request::Read { budget_ms, .. } | Request::Admin { budget_ms, .. } =
-            &mut request
+        if let Request::Write { budget_ms, .. }
+        | Request::Read { budget_ms, .. }
+        | Request::StaleRead { budget_ms, .. }
+        | Request::Admin { budget_ms, .. } = &mut request
         {
             *budget_ms = u32::try_from(timeout.as_millis()).unwrap_or(u32::MAX);
         }
@@ -317,8 +344,17 @@ impl<E: Env> Client<E> {
 struct Call {
     request: Request,
     repeatable: bool,
-    /// For this node and no other. Without: for whoever leads, or any.
-    node: Option<(NodeId, Address)>,
+    to: Addressee,
+}
+
+/// Whom a request is for.
+enum Addressee {
+    /// Whoever leads.
+    Leader,
+    /// Whoever answers, each time another.
+    Any,
+    /// This node and no other.
+    Node(NodeId, Address),
 }
 
 struct Delivered {

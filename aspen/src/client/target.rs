@@ -9,6 +9,8 @@ pub(super) struct Targets {
     /// Asked next when no leader is known.
     next: usize,
     leader: Option<Address>,
+    /// Who answered the last request that any node may answer.
+    reader: Option<Address>,
     /// Hints followed in a row without a pause.
     redirects: u64,
 }
@@ -18,12 +20,24 @@ impl Targets {
     pub(super) fn new(addresses: Vec<Address>, first: usize) -> Self {
         assert!(!addresses.is_empty(), "a client knows at least one address");
         let next = first % addresses.len();
-        Targets { addresses, next, leader: None, redirects: 0 }
+        Targets { addresses, next, leader: None, reader: None, redirects: 0 }
     }
 
     /// Whom to ask now.
     pub(super) fn pick(&self) -> Address {
         self.leader.clone().unwrap_or_else(|| self.addresses[self.next].clone())
+    }
+
+    /// Whom to ask for what any node may answer: who answered last, or one of all by a random number.
+    pub(super) fn any(&self, random: u64) -> Address {
+        let count = u64::try_from(self.addresses.len()).expect("addresses fit into memory");
+        let drawn = || self.addresses[usize::try_from(random % count).expect("below the number of addresses")].clone();
+        self.reader.clone().unwrap_or_else(drawn)
+    }
+
+    /// The node at this address answered what any node may, or did not.
+    pub(super) fn read_from(&mut self, address: Option<Address>) {
+        self.reader = address;
     }
 
     /// `address` answered as the leader does.

@@ -1,5 +1,7 @@
 //! The bodies of requests and responses, and their conversion from and to openraft's types.
 
+use std::time::Duration;
+
 use openraft::vote::RaftLeaderId;
 use serde::{Deserialize, Serialize};
 
@@ -40,6 +42,28 @@ pub enum Request {
         /// The operator waits so long, ms.
         budget_ms: u32,
     },
+    /// A client's read of whatever is applied at the node, within a bound.
+    StaleRead {
+        query: Query,
+        bound: StaleBound,
+        /// The client waits so long, ms.
+        budget_ms: u32,
+    },
+    /// Up to which entry is everything committed that was acknowledged before this request? For the leader.
+    ReadIndex {
+        /// The node waits so long, ms.
+        budget_ms: u32,
+    },
+}
+
+/// How old the state may be that a stale read sees.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StaleBound {
+    /// The state contains every write that was acknowledged so long before it was read. Measured by the clock of the node
+    /// that answers.
+    pub max_age: Option<Duration>,
+    /// The state contains the command with this index; the node waits for it.
+    pub min_revision: Option<u64>,
 }
 
 /// What is answered.
@@ -59,6 +83,9 @@ pub enum Response {
     /// Any request may be refused.
     Refused(Refusal),
     Admin(AdminReply),
+    ReadIndex {
+        index: u64,
+    },
 }
 
 /// Entries to append after `prev`; none is a heartbeat.

@@ -16,8 +16,8 @@ use serde::{Deserialize, Serialize};
 pub use admin::{AdminReply, AdminRequest, ClusterStatus, MemberStatus, Upkeep, Upkept};
 pub use body::{
     AppendReply, AppendRequest, BallotReply, BallotRequest, LeaderHint, LogPoint, Refusal, Request, Response,
-    SnapshotBegin, SnapshotChunk, SnapshotFinish, SnapshotProgress, SnapshotReply, TransferReply, TransferRequest,
-    WireVote,
+    SnapshotBegin, SnapshotChunk, SnapshotFinish, SnapshotProgress, SnapshotReply, StaleBound, TransferReply,
+    TransferRequest, WireVote,
 };
 pub use entries::{ENTRIES_MAX, Entries};
 

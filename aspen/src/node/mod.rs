@@ -25,11 +25,12 @@ use crate::env::Env;
 use crate::health::Health;
 use crate::limits::PROPOSALS_IN_FLIGHT_CEILING;
 use crate::log_store::{LogStats, LogStore};
+pub use crate::message::StaleBound;
 use crate::message::{ClusterId, Refusal, Request, Response};
 use crate::network::Network;
 pub use crate::node::stop::StopReason;
+pub use crate::server::Phase;
 use crate::server::Server;
-pub use crate::server::{Phase, StaleBound};
 use crate::state_machine::{StateMachine, StateReader};
 use crate::store::{self, RecoveryReport, StoreConfig, StoreError};
 use crate::transport::{Handler, Transport};
@@ -203,9 +204,9 @@ impl<E: Env> Node<E> {
         self.inner.server.read_stale(query, bound, budget).await
     }
 
-    /// How old the state here may be; `None` if this node neither leads nor heard a leader. See [`StaleBound`].
-    pub fn age(&self) -> Option<Duration> {
-        self.inner.server.age()
+    /// How long this node has heard no leader or, as the leader, no quorum; `None` if it neither leads nor heard a leader.
+    pub fn silence(&self) -> Option<Duration> {
+        self.inner.server.silence()
     }
 
     /// Answers clients and nobody else: for connections that may not do what nodes do.

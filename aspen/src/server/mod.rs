@@ -8,6 +8,7 @@
 
 mod admin;
 mod gate;
+mod heard;
 mod log_time;
 mod raft_calls;
 mod read;
@@ -36,7 +37,6 @@ use crate::server::gate::Gate;
 use crate::server::log_time::LogClock;
 use crate::server::snapshot::Receiver;
 use crate::server::stale::Freshness;
-pub use crate::server::stale::StaleBound;
 use crate::state_machine::StateReader;
 use crate::transport::{Handler, ReplyFuture};
 use crate::types::{LeaderId, NodeId, Term, TypeConfig};
@@ -63,7 +63,9 @@ struct Shared<E: Env> {
     reads: Gate,
     raft_calls: Gate,
     clock: Mutex<LogClock<InstantOf<TypeConfig<E>>>>,
-    freshness: Mutex<Freshness<InstantOf<TypeConfig<E>>>>,
+    /// When an append of a leader was last taken.
+    heard: Mutex<Option<InstantOf<TypeConfig<E>>>>,
+    freshness: Freshness<E>,
     room: Room<InstantOf<TypeConfig<E>>>,
     snapshots: Receiver<E>,
 }
@@ -97,7 +99,8 @@ impl<E: Env> Server<E> {
                 reads: Gate::new(in_flight_max),
                 raft_calls: Gate::new(raft_calls_max),
                 clock: Mutex::new(LogClock::default()),
-                freshness: Mutex::default(),
+                heard: Mutex::default(),
+                freshness: Freshness::default(),
                 room: Room::default(),
                 snapshots,
             }),
@@ -203,6 +206,13 @@ impl<E: Env> Server<E> {
                 self.admit_client()?;
                 self.admin(request, self.budget(budget_ms)).await.map(Response::Admin)
             }
+            Request::StaleRead { query, bound, budget_ms } => {
+                self.read_stale(query, bound, self.budget(budget_ms)).await.map(Response::Answered)
+            }
+            Request::ReadIndex { budget_ms } => {
+                let index = self.confirmed_index(self.budget(budget_ms)).await?;
+                Ok(Response::ReadIndex { index })
+            }
             Request::Leader => Ok(self.leader()),
             of_node => self.raft_call(of_node).await,
         }
@@ -270,7 +280,14 @@ impl<E: Env> Server<E> {
 
 /// Whether a request comes from a node.
 fn of_node(request: &Request) -> bool {
-    !matches!(request, Request::Write { .. } | Request::Read { .. } | Request::Leader | Request::Admin { .. })
+    !matches!(
+        request,
+        Request::Write { .. }
+            | Request::Read { .. }
+            | Request::StaleRead { .. }
+            | Request::Leader
+            | Request::Admin { .. }
+    )
 }
 
 /// Answers the requests that are a client's.

@@ -61,9 +61,12 @@ impl<E: Env> Server<E> {
             Request::SnapshotChunk(chunk) => self.snapshot_chunk(chunk).await.map(Response::Snapshot),
             Request::SnapshotFinish(finish) => self.snapshot_finish(finish).await.map(Response::Snapshot),
             Request::TransferLeader(transfer) => self.transfer_leader(transfer).await,
-            Request::Write { .. } | Request::Read { .. } | Request::Leader | Request::Admin { .. } => {
-                Err(Refusal::new(ErrorCode::Malformed, "not a request of a node"))
-            }
+            Request::Write { .. }
+            | Request::Read { .. }
+            | Request::StaleRead { .. }
+            | Request::ReadIndex { .. }
+            | Request::Leader
+            | Request::Admin { .. } => Err(Refusal::new(ErrorCode::Malformed, "not a request of a node")),
         }
     }
 
@@ -73,7 +76,6 @@ impl<E: Env> Server<E> {
         let entries: Result<Vec<Entry>, _> = encoded.into_iter().map(codec::decode_entry).collect();
         let entries = entries.map_err(|error| malformed(&error))?;
         check_consecutive(&append, &entries)?;
-        let commit = append.commit.map(|commit| commit.index);
         let (mut vote, mine) = (Vote::from(append.vote), self.shared.raft.metrics().borrow_watched().vote);
         if planted!("stale-append-accepted") && mine.committed && mine.leader_id.voted_for != self.shared.config.id {
             vote = mine;
@@ -86,7 +88,7 @@ impl<E: Env> Server<E> {
         };
         let reply = match self.shared.raft.append_entries(rpc).await.map_err(raft_failed)? {
             AppendEntriesResponse::Success => {
-                self.heard_leader(commit);
+                self.heard_leader();
                 AppendReply::Success
             }
             // A follower takes all entries of a request or none.

@@ -9,6 +9,7 @@ use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{LinearizableReadError, RaftError};
 use openraft::raft::linearizable_read::LinearizerOption;
 use openraft::type_config::TypeConfigExt;
+use openraft::type_config::alias::InstantOf;
 use openraft::{RaftMetrics, ReadPolicy};
 
 use crate::command::{Answer, Query};
@@ -49,21 +50,11 @@ impl<E: Env> Server<E> {
         if planted!("read-skips-read-index") && shared.raft.as_leader().is_ok() {
             return self.query(query).await;
         }
-        // Shorter than the whole, so that the client hears why it has to wait.
-        let option = LinearizerOption::from(ReadPolicy::ReadIndex).with_wait_timeout(budget * 3 / 4);
-        let linearizer = match shared.raft.get_read_linearizer(option).await {
-            Ok(linearizer) => linearizer,
+        let read_index = match self.confirm(budget).await {
+            Ok(index) => index,
             Err(RaftError::APIError(_)) if planted!("follower-serves-reads") => return self.query(query).await,
-            Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(forward))) => {
-                return Err(self.forward(forward));
-            }
-            Err(RaftError::APIError(LinearizableReadError::QuorumNotEnough(missing))) => {
-                assert_reachable!("a read was refused because no quorum confirmed the leader");
-                return Err(Refusal::new(ErrorCode::NoQuorum, missing.to_string()));
-            }
-            Err(RaftError::Fatal(fatal)) => return Err(Refusal::new(ErrorCode::NodeFailed, fatal.to_string())),
+            Err(error) => return Err(self.not_confirmed(error)),
         };
-        let read_index = linearizer.read_log_id().index();
         if buggify!(at "read waits after its index is known", 0.1) {
             TypeConfig::<E>::sleep(Duration::from_millis(shared.config.raft.heartbeat_ms)).await;
         }
@@ -85,9 +76,39 @@ impl<E: Env> Server<E> {
         Ok(answer)
     }
 
+    /// The read index, confirmed by a quorum, if this node leads.
+    pub(super) async fn confirmed_index(&self, budget: Duration) -> Refused<u64> {
+        self.admit_client()?;
+        let late = |_| Refusal::new(ErrorCode::Timeout, format!("no quorum answered within {budget:?}"));
+        let server = self.clone();
+        let confirmed = detach::timeout::<E, _>(budget, async move { server.confirm(budget).await }).await;
+        confirmed.map_err(late)?.map_err(|error| self.not_confirmed(error))
+    }
+
+    async fn confirm(
+        &self,
+        budget: Duration,
+    ) -> Result<u64, RaftError<TypeConfig<E>, LinearizableReadError<TypeConfig<E>>>> {
+        // Shorter than the whole, so that the client hears why it has to wait.
+        let option = LinearizerOption::from(ReadPolicy::ReadIndex).with_wait_timeout(budget * 3 / 4);
+        let linearizer = self.shared.raft.get_read_linearizer(option).await?;
+        Ok(linearizer.read_log_id().index())
+    }
+
+    fn not_confirmed(&self, error: RaftError<TypeConfig<E>, LinearizableReadError<TypeConfig<E>>>) -> Refusal {
+        match error {
+            RaftError::APIError(LinearizableReadError::ForwardToLeader(forward)) => self.forward(forward),
+            RaftError::APIError(LinearizableReadError::QuorumNotEnough(missing)) => {
+                assert_reachable!("a read was refused because no quorum confirmed the leader");
+                Refusal::new(ErrorCode::NoQuorum, missing.to_string())
+            }
+            RaftError::Fatal(fatal) => Refusal::new(ErrorCode::NodeFailed, fatal.to_string()),
+        }
+    }
+
     /// Waits until the entry at `index` is applied. (openraft's own wait formats its metrics in local time when it is
     /// late, for which it looks for the zone's file.)
-    async fn applied(&self, index: u64, budget: Duration) -> Refused<()> {
+    pub(super) async fn applied(&self, index: u64, budget: Duration) -> Refused<()> {
         let mut metrics = self.shared.raft.metrics();
         let enough = metrics.wait_until(|metrics| {
             metrics.running_state.is_err() || metrics.last_applied.as_ref().is_some_and(|id| id.index() >= index)
@@ -101,6 +122,12 @@ impl<E: Env> Server<E> {
 
     pub(super) async fn query(&self, query: Query) -> Refused<Answer> {
         let answered = self.shared.reader.query(query).await;
+        answered.map_err(|error| Refusal::new(ErrorCode::NodeFailed, error.to_string()))
+    }
+
+    /// The answer, and a moment at which the read transaction was open.
+    pub(super) async fn query_opened(&self, query: Query) -> Refused<(Answer, InstantOf<TypeConfig<E>>)> {
+        let answered = self.shared.reader.query_opened(query).await;
         answered.map_err(|error| Refusal::new(ErrorCode::NodeFailed, error.to_string()))
     }
 }

@@ -1,79 +1,58 @@
 //! Reads of whatever is applied here, within bounds that the client names.
 //!
-//! The age of a follower's state is the time since the last append of the leader *arrived* whose commit mark is applied
-//! here: how long that message was on its way is not known, but a leader gives up on an append after its timeout. The
-//! age of the leader's own state is the time since a quorum last acknowledged it. A node that leads nobody and follows
-//! nobody has no age: it serves no read that asks for one.
+//! The age of the state is found by a *probe*: this node asks the leader for its read index (Ongaro's dissertation, section
+//! 6.4), which the leader confirms with a quorum, and waits until that index is applied here. From then on the state contains
+//! everything that was acknowledged before the probe was *sent*: it is as old as that moment is past, and later reads need
+//! no probe until it is too old for them. That an append of a leader has arrived proves nothing: it may have been on its way
+//! for long, and its sender may have been deposed without knowing it.
+//!
+//! The age is judged when the read transaction is open, not before: a node may stand still between the two.
 
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use openraft::Instant;
-use openraft::async_runtime::watch::WatchReceiver;
+use openraft::async_runtime::Mutex as _;
 use openraft::type_config::TypeConfigExt;
-use openraft::type_config::alias::InstantOf;
+use openraft::type_config::alias::{InstantOf, MutexOf};
 
 use crate::command::{Answer, Query};
 use crate::env::Env;
 use crate::error::ErrorCode;
-use crate::message::Refusal;
+use crate::message::{Envelope, LeaderHint, Refusal, Request, Response, StaleBound, decode_response, encode_request};
+use crate::planted::planted;
 use crate::server::{Refused, Server};
+use crate::transport::Transport;
 use crate::types::TypeConfig;
-use buggify::{assert_always, assert_reachable};
-
-/// How old the state may be.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct StaleBound {
-    /// See the module.
-    pub max_age: Option<Duration>,
-    /// The state contains the command with this index; the node waits for it.
-    pub min_revision: Option<u64>,
-}
-
-/// When a leader was heard, and what it had committed then.
-#[derive(Clone, Copy, Debug)]
-struct Word<I> {
-    at: I,
-    commit: u64,
-}
+use buggify::{assert_always, assert_reachable, assert_sometimes, buggify};
 
 /// What is known of the age of this node's state.
-#[derive(Debug)]
-pub(super) struct Freshness<I> {
-    /// The newest word whose commit mark is applied.
-    reached: Option<Word<I>>,
-    /// The first word after it.
-    next: Option<Word<I>>,
+pub(super) struct Freshness<E: Env> {
+    /// When the newest probe was sent whose index is applied here.
+    since: Mutex<Option<InstantOf<TypeConfig<E>>>>,
+    /// One probe at a time: those who come meanwhile use what it finds.
+    probe: MutexOf<TypeConfig<E>, ()>,
 }
 
-impl<I> Default for Freshness<I> {
+impl<E: Env> Default for Freshness<E> {
     fn default() -> Self {
-        Freshness { reached: None, next: None }
+        Freshness { since: Mutex::default(), probe: TypeConfig::<E>::mutex(()) }
     }
 }
 
-impl<I: Instant> Freshness<I> {
-    /// A leader was heard at `at`; it had committed up to `commit`. Here everything up to `applied` is applied.
-    pub(super) fn heard(&mut self, at: I, commit: u64, applied: u64) {
-        self.advance(applied);
-        self.next.get_or_insert(Word { at, commit });
-        self.advance(applied);
+impl<E: Env> Freshness<E> {
+    fn since(&self) -> Option<InstantOf<TypeConfig<E>>> {
+        *self.since.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn advance(&mut self, applied: u64) {
-        if let Some(next) = self.next.take_if(|next| next.commit <= applied) {
-            self.reached = Some(next);
-        }
-    }
-
-    /// Since when the state has had nothing missing, if ever.
-    fn since(&mut self, applied: u64) -> Option<I> {
-        self.advance(applied);
-        self.reached.map(|word| word.at)
+    pub(super) fn proved(&self, sent: InstantOf<TypeConfig<E>>) {
+        let mut since = self.since.lock().unwrap_or_else(PoisonError::into_inner);
+        *since = (*since).max(Some(sent));
     }
 }
 
-/// Pause between two looks at what is applied.
-const POLL: Duration = Duration::from_millis(2);
+/// Pause after a probe that found nothing.
+const PAUSE: Duration = Duration::from_millis(5);
 
 impl<E: Env> Server<E> {
     /// Reads what is applied here, if it is within `bound`; waits for `budget` at most until it is.
@@ -85,16 +64,13 @@ impl<E: Env> Server<E> {
         let full = || Refusal::new(ErrorCode::Overloaded, "too many reads are in progress");
         let _permit = shared.reads.enter().ok_or_else(full)?;
         let deadline = TypeConfig::<E>::now() + budget;
-        while let Some(missing) = self.missing(bound) {
-            if TypeConfig::<E>::now() >= deadline {
-                assert_reachable!("a stale read was refused because the state is too old", owed_by = "");
-                return Err(Refusal { leader: self.hint(), ..Refusal::new(ErrorCode::TooStale, missing) });
-            }
-            TypeConfig::<E>::sleep(POLL).await;
-        }
-        let answer = self.query(query).await?;
+        self.reach(bound.min_revision, deadline).await?;
+        let answer = match bound.max_age {
+            Some(max_age) => self.read_within(query, max_age, deadline).await?,
+            None => self.query(query).await?,
+        };
         assert_always!(
-            bound.min_revision.is_none_or(|min| answer.revision >= min),
+            bound.min_revision.is_none_or(|min| answer.revision >= min) || planted!("stale-read-ignores-revision"),
             "a stale read sees at least the revision it asks for",
             answer.revision,
             bound
@@ -102,79 +78,116 @@ impl<E: Env> Server<E> {
         Ok(answer)
     }
 
-    /// What the state lacks to be within the bound.
-    fn missing(&self, bound: StaleBound) -> Option<String> {
-        let applied = self.applied_index();
-        if let Some(min) = bound.min_revision.filter(|min| applied < *min) {
-            return Some(format!("revision {applied} is applied here, {min} is asked for"));
+    /// Waits until this revision is applied.
+    async fn reach(&self, min_revision: Option<u64>, deadline: InstantOf<TypeConfig<E>>) -> Refused<()> {
+        let applied = || self.shared.reader.applied().map_or(0, |applied| applied.index);
+        let Some(min) = min_revision.filter(|min| applied() < *min) else { return Ok(()) };
+        if planted!("stale-read-ignores-revision") {
+            return Ok(());
         }
-        let max_age = bound.max_age?;
-        match self.age() {
-            Some(age) if age <= max_age => None,
-            Some(age) => Some(format!("the state may be {age:?} old")),
-            None => Some("no leader was heard yet".to_owned()),
-        }
-    }
-
-    /// How old the state may be; `None` if nothing is known of it.
-    pub(crate) fn age(&self) -> Option<Duration> {
-        let me = self.shared.config.id;
-        let metrics = self.shared.raft.metrics();
-        let acknowledged = {
-            let metrics = metrics.borrow_watched();
-            let leads = metrics.current_leader == Some(me);
-            // openraft keeps no time for a leader that is a quorum by itself.
-            if leads && metrics.membership_config.membership().voter_ids().eq([me]) {
-                return Some(Duration::ZERO);
+        assert_reachable!("a stale read waited for its revision");
+        match self.applied(min, deadline.saturating_duration_since(TypeConfig::<E>::now())).await {
+            Err(refusal) if refusal.code == ErrorCode::Timeout => {
+                Err(self.too_stale(format!("revision {} is applied here, {min} is asked for", applied())))
             }
-            if leads { metrics.last_quorum_acked.map(|at| *at) } else { None }
+            reached => reached,
+        }
+    }
+
+    /// Reads a state that is not older than `max_age`.
+    async fn read_within(
+        &self,
+        query: Query,
+        max_age: Duration,
+        deadline: InstantOf<TypeConfig<E>>,
+    ) -> Refused<Answer> {
+        let freshness = &self.shared.freshness;
+        loop {
+            if let Some(since) = freshness.since().filter(|since| age(since, TypeConfig::<E>::now()) <= max_age) {
+                let (answer, opened) = self.query_opened(query.clone()).await?;
+                if age(&since, opened) <= max_age {
+                    return Ok(answer);
+                }
+                assert_reachable!("a state grew too old between the check and the read", owed_by = "");
+            }
+            let probed = match TypeConfig::<E>::timeout_at(deadline, self.probe(max_age, deadline)).await {
+                Ok(probed) => probed.map_err(|refusal| refusal.message),
+                Err(_) => Err("no leader answered in time".to_owned()),
+            };
+            let now = TypeConfig::<E>::now();
+            if freshness.since().is_some_and(|since| age(&since, now) <= max_age) {
+                continue;
+            }
+            // A probe that took too long will most likely do so again.
+            if probed.is_ok() || now + PAUSE >= deadline {
+                let state = match freshness.since() {
+                    Some(since) => format!("the state may be {:?} old", age(&since, now)),
+                    None => "it is not known how old the state is".to_owned(),
+                };
+                assert_reachable!("a stale read was refused because the state is too old");
+                return Err(self.too_stale(match probed {
+                    Err(why) => format!("{state}: {why}"),
+                    Ok(()) => format!("{state}, and to find out takes longer than {max_age:?}"),
+                }));
+            }
+            TypeConfig::<E>::sleep(PAUSE).await;
+        }
+    }
+
+    /// Proves that the state contains everything acknowledged before now, unless it was proved meanwhile to be young enough.
+    async fn probe(&self, max_age: Duration, deadline: InstantOf<TypeConfig<E>>) -> Refused<()> {
+        let freshness = &self.shared.freshness;
+        let _turn = freshness.probe.lock().await;
+        if freshness.since().is_some_and(|since| age(&since, TypeConfig::<E>::now()) <= max_age) {
+            assert_reachable!("a stale read used the probe of another");
+            return Ok(());
+        }
+        let sent = TypeConfig::<E>::now();
+        let left = || deadline.saturating_duration_since(TypeConfig::<E>::now());
+        let index = self.read_index(left()).await?;
+        if buggify!(at "stale read waits after its probe", 0.05) {
+            TypeConfig::<E>::sleep(Duration::from_millis(self.shared.config.raft.heartbeat_ms)).await;
+        }
+        if !planted!("probe-not-awaited") {
+            self.applied(index, left()).await?;
+        }
+        freshness.proved(if planted!("stale-age-from-answer") { TypeConfig::<E>::now() } else { sent });
+        Ok(())
+    }
+
+    /// The leader's read index: here, or by a message.
+    async fn read_index(&self, budget: Duration) -> Refused<u64> {
+        let refusal = match self.confirmed_index(budget).await {
+            Err(refusal) if refusal.code == ErrorCode::NotLeader => refusal,
+            confirmed => return confirmed,
         };
-        let since = match acknowledged {
-            Some(at) => Some(at),
-            None => self.freshness().since(self.applied_index()),
+        let Some(LeaderHint { id, address }) = refusal.leader else {
+            return Err(Refusal::new(ErrorCode::NotLeader, "no leader is known"));
         };
-        since.map(|at| TypeConfig::<E>::now().saturating_duration_since(at))
+        let shared = &self.shared;
+        let request = Request::ReadIndex { budget_ms: u32::try_from(budget.as_millis()).unwrap_or(u32::MAX) };
+        let envelope = Envelope { cluster: shared.config.cluster, to: Some(id), request };
+        let received = shared.env.transport().call(&address, encode_request(&envelope), budget).await;
+        let bytes = received.map_err(|error| Refusal::new(ErrorCode::Unreachable, format!("leader {id}: {error}")))?;
+        match decode_response(&bytes, shared.config.store.limits.message_bytes_max) {
+            Ok(Response::ReadIndex { index }) => {
+                assert_sometimes!(
+                    shared.reader.applied().map_or(0, |applied| applied.index) < index,
+                    "a probe found that the state lags behind"
+                );
+                Ok(index)
+            }
+            Ok(Response::Refused(refusal)) => Err(refusal),
+            Ok(_) => Err(Refusal::new(ErrorCode::InvalidReply, "the leader answered another question")),
+            Err(error) => Err(Refusal::new(ErrorCode::InvalidReply, error.to_string())),
+        }
     }
 
-    fn applied_index(&self) -> u64 {
-        self.shared.reader.applied().map_or(0, |applied| applied.index)
-    }
-
-    /// A leader's append was taken.
-    pub(super) fn heard_leader(&self, commit: Option<u64>) {
-        let applied = self.applied_index();
-        self.freshness().heard(TypeConfig::<E>::now(), commit.unwrap_or(0), applied);
-    }
-
-    fn freshness(&self) -> std::sync::MutexGuard<'_, Freshness<InstantOf<TypeConfig<E>>>> {
-        self.shared.freshness.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    fn too_stale(&self, message: String) -> Refusal {
+        Refusal { leader: self.hint(), ..Refusal::new(ErrorCode::TooStale, message) }
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use openraft::AsyncRuntime;
-    use openraft::impls::TokioRuntime;
-
-    use super::*;
-
-    type Clock = <TokioRuntime as AsyncRuntime>::Instant;
-
-    #[test]
-    fn a_state_is_as_old_as_the_newest_word_that_it_has_reached() {
-        let start = Clock::now();
-        let at = |ms| start + Duration::from_millis(ms);
-        let mut freshness = Freshness::default();
-        assert_eq!(freshness.since(10), None, "nobody was heard");
-        freshness.heard(at(0), 5, 3);
-        assert_eq!(freshness.since(4), None, "what was committed is not applied yet");
-        assert_eq!(freshness.since(5), Some(at(0)));
-        // Under load the commit mark runs ahead all the time; the age must not grow for ever.
-        freshness.heard(at(10), 8, 5);
-        freshness.heard(at(20), 12, 7);
-        assert_eq!(freshness.since(7), Some(at(0)));
-        freshness.heard(at(30), 14, 9);
-        assert_eq!(freshness.since(9), Some(at(10)));
-        assert_eq!(freshness.since(14), Some(at(30)));
-    }
+fn age<I: Instant>(since: &I, at: I) -> Duration {
+    at.saturating_duration_since(*since)
 }

@@ -115,8 +115,9 @@ impl Database {
             return Ok(reply);
         }
         let reply = self.execute(revision, command)?;
+        let forgotten = planted!("transaction-forgotten-by-session") && matches!(command, Command::Transaction { .. });
         // The command may have closed the very session it came in.
-        if self.sessions.get(used.session).is_some() {
+        if self.sessions.get(used.session).is_some() && !forgotten {
             session.last_seq = used.seq;
             session.reply = codec::encode_reply(&reply);
             self.sessions.put(session);

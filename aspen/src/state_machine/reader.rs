@@ -5,6 +5,8 @@ use std::io;
 use std::sync::Arc;
 
 use buggify::{assert_always, assert_sometimes, buggify};
+use openraft::type_config::TypeConfigExt;
+use openraft::type_config::alias::InstantOf;
 use rusqlite::Connection;
 
 use super::Shared;
@@ -13,7 +15,7 @@ use crate::command::{Answer, KeyValue, Query};
 use crate::env::{Env, Lane};
 use crate::planted::planted;
 use crate::store::StoreError;
-use crate::types::LogId;
+use crate::types::{LogId, TypeConfig};
 
 /// Answers queries from the applied state. What makes an answer linearizable is the caller's business. Cheap to clone.
 pub struct StateReader<E: Env> {
@@ -34,20 +36,25 @@ impl<E: Env> StateReader<E> {
     /// Answers from one state, whose last applied index is the answer's revision. A scan may stop before its limit,
     /// with [`Answer::more`], when the rows grow too large for one answer.
     pub async fn query(&self, query: Query) -> Result<Answer, StoreError> {
+        self.query_opened(query).await.map(|(answer, _)| answer)
+    }
+
+    /// As [`StateReader::query`], with a moment at which the read transaction was open.
+    pub async fn query_opened(&self, query: Query) -> Result<(Answer, InstantOf<TypeConfig<E>>), StoreError> {
         let shared = &self.shared;
         shared.health.check().map_err(StoreError::Stopped)?;
         let bytes_max = shared.config.scan_bytes_max;
         let bytes_max = if buggify!(at "scan stops after one row") { 0 } else { bytes_max };
         let read = move |shared: Arc<Shared<E>>| {
             let reader = shared.reader.lock();
-            answer(reader.as_ref().ok_or_else(super::closed)?, &query, bytes_max)
+            answer(reader.as_ref().ok_or_else(super::closed)?, &query, bytes_max, TypeConfig::<E>::now)
         };
         let answered = shared.section("the state cannot be read", read).await;
-        let mut answer = answered.map_err(|error| StoreError::from_io("read", error))?;
+        let (mut answer, opened) = answered.map_err(|error| StoreError::from_io("read", error))?;
         if planted!("revision-read-outside-transaction") {
             answer.revision = self.applied().map_or(0, |applied| applied.index);
         }
-        Ok(answer)
+        Ok((answer, opened))
     }
 
     /// Log time of the last applied command, ms.
@@ -108,15 +115,22 @@ impl<E: Env> StateReader<E> {
     }
 }
 
-fn answer(connection: &Connection, query: &Query, bytes_max: usize) -> io::Result<Answer> {
+fn answer<I>(connection: &Connection, query: &Query, bytes_max: usize, now: impl Fn() -> I) -> io::Result<(Answer, I)> {
     connection.prepare_cached("BEGIN").and_then(|mut begin| begin.execute([])).map_err(sqlite)?;
-    let answer = answer_in_transaction(connection, query, bytes_max);
+    let answer = answer_in_transaction(connection, query, bytes_max, now);
     connection.prepare_cached("COMMIT").and_then(|mut commit| commit.execute([])).map_err(sqlite)?;
     answer
 }
 
-fn answer_in_transaction(connection: &Connection, query: &Query, bytes_max: usize) -> io::Result<Answer> {
+fn answer_in_transaction<I>(
+    connection: &Connection,
+    query: &Query,
+    bytes_max: usize,
+    now: impl Fn() -> I,
+) -> io::Result<(Answer, I)> {
+    // The first statement opens the snapshot.
     let revision = read_meta(connection)?.applied.map_or(0, |applied| applied.index);
+    let opened = now();
     let answer = match query {
         Query::Get { key } => {
             let found = find_kv(connection, key, &mut Vec::new())?;
@@ -136,7 +150,7 @@ fn answer_in_transaction(connection: &Connection, query: &Query, bytes_max: usiz
         answer.rows.iter().all(|row| row.meta.mod_revision <= revision),
         "no row is newer than the state it was read from"
     );
-    Ok(answer)
+    Ok((answer, opened))
 }
 
 impl<E: Env> fmt::Debug for StateReader<E> {

@@ -10,6 +10,7 @@ use buggify::{assert_reachable, assert_sometimes};
 use super::apply::is_as_expected;
 use super::database::{Database, find_kv};
 use crate::command::{Compare, KeyValue, Outcome, ROWS_BYTES_MAX, TxnOp, TxnResult};
+use crate::planted::planted;
 
 impl Database {
     pub(super) fn transact(
@@ -25,12 +26,20 @@ impl Database {
         let branch = if matched { then } else { otherwise };
         let mut left_bytes = ROWS_BYTES_MAX;
         let mut results = Vec::with_capacity(branch.len());
+        let mut deleted_late = Vec::new();
         for op in branch {
             results.push(match op {
+                TxnOp::Delete { key } if planted!("transaction-deletes-last") => {
+                    deleted_late.push(key);
+                    TxnResult::Deleted { existed: find_kv(&self.connection, key, &mut self.scratch)?.is_some() }
+                }
                 TxnOp::Set { key, value } => TxnResult::Written { version: self.put(revision, key, value)? },
                 TxnOp::Delete { key } => TxnResult::Deleted { existed: self.delete(key)? },
                 TxnOp::Get { key } => self.read_into_reply(key, &mut left_bytes)?,
             });
+        }
+        for key in deleted_late {
+            self.delete(key)?;
         }
         Ok(Outcome::Transacted { matched, results })
     }

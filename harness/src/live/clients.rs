@@ -12,9 +12,10 @@ use std::time::{Duration, Instant};
 use aspen::client::{Client as Aspen, ClientConfig};
 use aspen::command::{self, Answer, Command, KeyMeta, KeyValue, Outcome, Query, Reply};
 use aspen::error::{ClientError, ErrorCode};
+use aspen::message::StaleBound;
 use aspen::production::client::{ClientOptions, HttpClient, HttpError};
 use aspen::production::env::RealEnv;
-use aspen::production::http::schema::{Row, ScanRequest, TxnResult, WriteReply, WriteResult};
+use aspen::production::http::schema::{Row, ScanRequest, Stale, TxnResult, WriteReply, WriteResult};
 use aspen::production::http::text::Text;
 use aspen::production::secret::{node_key, random};
 use aspen::production::transport::gate::Open;
@@ -242,9 +243,24 @@ impl Store for Http {
     }
 
     async fn query(&self, query: Query) -> Result<Answer, ClientError> {
+        self.read(query, None).await
+    }
+
+    async fn query_stale(&self, query: Query, bound: StaleBound) -> Result<Answer, ClientError> {
+        let max_age_ms = bound.max_age.map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX));
+        self.read(query, Some(Stale { max_age_ms, min_revision: bound.min_revision })).await
+    }
+
+    async fn close_session(&self) -> Result<(), ClientError> {
+        self.client.close_session().await.map_err(failed)
+    }
+}
+
+impl Http {
+    async fn read(&self, query: Query, stale: Option<Stale>) -> Result<Answer, ClientError> {
         match query {
             Query::Get { key } => {
-                let read = self.client.read(Text(key), None).await.map_err(failed)?;
+                let read = self.client.read(Text(key), stale).await.map_err(failed)?;
                 Ok(Answer { revision: read.revision, rows: read.row.into_iter().map(row).collect(), more: false })
             }
             Query::Scan { start, end, limit } => {
@@ -252,6 +268,7 @@ impl Store for Http {
                     start: Some(Text(start)),
                     end: end.map(|end| Text(end.into_vec())),
                     limit: Some(limit),
+                    stale,
                     ..ScanRequest::default()
                 };
                 let scan = self.client.scan(&request).await.map_err(failed)?;
@@ -259,10 +276,6 @@ impl Store for Http {
                 Ok(Answer { revision: scan.revision, rows, more: scan.more })
             }
         }
-    }
-
-    async fn close_session(&self) -> Result<(), ClientError> {
-        self.client.close_session().await.map_err(failed)
     }
 }
 

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::disk_faults::DiskFault;
-use super::faults::clock::ClockFault;
+use super::faults::clock::{ClockChange, ClockFault};
 use super::faults::link::LinkFault;
 use super::faults::process::ProcessFault;
 use super::faults::system::SystemFault;
@@ -114,6 +114,20 @@ pub struct PlannedOp {
 pub struct PlannedFault {
     pub when: Trigger,
     pub fault: Fault,
+}
+
+impl Plan {
+    /// By so many ppm the monotonic clock of a server is too slow at any time of the run, at worst: as if everything that
+    /// slows clocks met.
+    pub fn clock_slow_ppm_max(&self) -> u64 {
+        let slow = |ppm: i64| if ppm < 0 { ppm.unsigned_abs() } else { 0 };
+        let always = self.world.clocks.iter().map(|clock| slow(clock.rate_ppm)).max().unwrap_or(0);
+        let faults = self.faults.iter().map(|planned| match &planned.fault {
+            Fault::Clock(ClockFault { change: ClockChange::Rate { ppm }, .. }) => slow(*ppm),
+            _ => 0,
+        });
+        faults.fold(always, u64::saturating_add)
+    }
 }
 
 /// When a fault happens.

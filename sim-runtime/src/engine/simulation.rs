@@ -132,7 +132,12 @@ impl<E: Clone + 'static> Simulation<E> {
         let Parts { plan, run, .. } = parts;
         let (fleet, nemesis) = self.stage(parts);
         fleet.boot_all();
-        let cluster = Cluster { servers: fleet.hosts.clone(), bound_ns: FORM_NS_MAX, lost: BTreeSet::new() };
+        let cluster = Cluster {
+            servers: fleet.hosts.clone(),
+            bound_ns: FORM_NS_MAX,
+            lost: BTreeSet::new(),
+            clock_slow_ppm_max: plan.clock_slow_ppm_max(),
+        };
         if let Err(reason) = run.system.form(&cluster).await {
             parts.trouble.borrow_mut().push(format!("the cluster did not form: {reason}"));
         }
@@ -179,7 +184,8 @@ impl<E: Clone + 'static> Simulation<E> {
         let mut lost = fleet.lost();
         lost.extend(away);
         let bound_ns = calm_until.saturating_sub(world::now_ns());
-        let cluster = Cluster { servers: fleet.hosts.clone(), bound_ns, lost };
+        let clock_slow_ppm_max = plan.clock_slow_ppm_max();
+        let cluster = Cluster { servers: fleet.hosts.clone(), bound_ns, lost, clock_slow_ppm_max };
         let converged = run.system.converge(&cluster).await;
         run.system.phase(Phase::Converged(converged));
         self.check(plan, names, &cluster, parts).await;

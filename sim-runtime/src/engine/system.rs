@@ -226,6 +226,8 @@ pub struct Cluster {
     /// Servers with a damaged disk, by their numbers: some run, some have given up. The others are the core that must
     /// converge.
     pub lost: BTreeSet<u32>,
+    /// By so many ppm the monotonic clock of a server is too slow at any time of the run, at worst.
+    pub clock_slow_ppm_max: u64,
 }
 
 /// One boot of one server.

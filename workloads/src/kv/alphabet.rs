@@ -34,6 +34,16 @@ pub enum KvOp {
         to: u32,
         limit: u32,
     },
+    /// A read of whatever any node has, within bounds.
+    StaleGet {
+        key: u32,
+        bound: Staleness,
+    },
+    StaleScan {
+        from: u32,
+        to: u32,
+        bound: Staleness,
+    },
     /// Several keys at once, under conditions.
     Transaction {
         compare: Vec<(u32, Expectation)>,
@@ -62,6 +72,14 @@ pub enum TxnStep {
     Set(u32),
     Delete(u32),
     Get(u32),
+}
+
+/// How old what is read may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Staleness {
+    pub max_age_ms: Option<u64>,
+    /// Not older than what this client was told last.
+    pub monotonic: bool,
 }
 
 /// What a compare-and-swap or a comparison expects.

@@ -4,15 +4,17 @@
 //! more often. What a client read last is the only thing it remembers.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use aspen::client::{Client as Aspen, ClientConfig};
 use aspen::command::{Answer, Command, Compare, Expect, KeyMeta, Outcome, Pair, Query, Reply, TxnOp, TxnResult};
 use aspen::error::{ClientError, ErrorCode, ErrorOutcome};
+use aspen::message::StaleBound;
 use aspen::types::Address;
 use buggify::{assert_always, assert_reachable, assert_sometimes};
 use sim_runtime::engine::{Client, OpKind, OpOutcome, PlannedOp};
 
-use super::alphabet::{Expectation, KvOp, Oversize, TxnStep, VALUE_BYTES_MAX, key, value, value_of_bytes};
+use super::alphabet::{Expectation, KvOp, Oversize, Staleness, TxnStep, VALUE_BYTES_MAX, key, value, value_of_bytes};
 use super::seat::{Desk, Store};
 use crate::config;
 use crate::env::SimEnv;
@@ -73,6 +75,8 @@ struct Worker<D, S, F> {
     in_session: bool,
     /// What this client saw last under a key.
     known: BTreeMap<Vec<u8>, Seen>,
+    /// The highest revision that this client was told.
+    told: u64,
 }
 
 struct Seen {
@@ -82,7 +86,7 @@ struct Seen {
 
 impl<D: Desk, S: Store, F: Fn() -> S> Worker<D, S, F> {
     fn new(client: D, anew: F, in_session: bool) -> Self {
-        Worker { client, aspen: anew(), anew, in_session, known: BTreeMap::new() }
+        Worker { client, aspen: anew(), anew, in_session, known: BTreeMap::new(), told: 0 }
     }
 
     async fn perform(&mut self, op: KvOp) {
@@ -114,6 +118,11 @@ impl<D: Desk, S: Store, F: Fn() -> S> Worker<D, S, F> {
             KvOp::Scan { from, to, limit } => {
                 let end = Some(key(to).into());
                 self.read(Query::Scan { start: key(from), end, limit }).await;
+            }
+            KvOp::StaleGet { key: number, bound } => self.read_stale(Query::Get { key: key(number) }, bound).await,
+            KvOp::StaleScan { from, to, bound } => {
+                let end = Some(key(to).into());
+                self.read_stale(Query::Scan { start: key(from), end, limit: to - from + 1 }, bound).await;
             }
             KvOp::Transaction { compare, then, otherwise, pad } => {
                 let compare = compare.into_iter().map(|(number, expect)| {
@@ -222,6 +231,32 @@ impl<D: Desk, S: Store, F: Fn() -> S> Worker<D, S, F> {
         self.returned(op, OpKind::Read, result);
     }
 
+    /// What is read is not remembered: it may be older than what this client knows.
+    async fn read_stale(&mut self, query: Query, Staleness { max_age_ms, monotonic }: Staleness) {
+        let op = self.client.begin();
+        let bound = StaleBound {
+            max_age: max_age_ms.map(Duration::from_millis),
+            min_revision: (monotonic && self.told > 0).then_some(self.told),
+        };
+        self.invoked(op, Action::StaleRead { query: query.clone(), bound });
+        let result = match self.aspen.query_stale(query, bound).await {
+            Ok(answer) => {
+                assert_sometimes!(answer.revision < self.told, "a stale read was older than what its client knew");
+                self.told = self.told.max(answer.revision);
+                OpResult::Answered(answer)
+            }
+            Err(error) => {
+                assert_sometimes!(
+                    error.code == ErrorCode::TooStale,
+                    "no node had a state within the bound of a stale read"
+                );
+                failed(&error)
+            }
+        };
+        assert_always!(!matches!(result, OpResult::Unknown(_)), "a failed stale read is definite");
+        self.returned(op, OpKind::Read, result);
+    }
+
     fn invoked(&self, op: u64, action: Action) {
         self.client.emit(Event::Invoked { client: self.client.index(), op, action });
     }
@@ -239,6 +274,7 @@ impl<D: Desk, S: Store, F: Fn() -> S> Worker<D, S, F> {
     }
 
     fn learn(&mut self, command: &Command, reply: &Reply) {
+        self.told = self.told.max(reply.revision);
         match (command, &reply.outcome) {
             (Command::Set { key, value } | Command::CompareAndSwap { key, value, .. }, Outcome::Written { .. }) => {
                 self.saw(key, Some(value.clone()), Some(reply.revision));
@@ -286,6 +322,7 @@ impl<D: Desk, S: Store, F: Fn() -> S> Worker<D, S, F> {
     }
 
     fn learn_answer(&mut self, query: &Query, answer: &Answer) {
+        self.told = self.told.max(answer.revision);
         match query {
             Query::Get { key } => {
                 let row = answer.rows.first();

@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 use sim_runtime::engine::{PlannedOp, Shape};
 use sim_runtime::world::draws::Stream;
 
-use super::alphabet::{Expectation, KvOp, Oversize, TxnStep};
+use super::alphabet::{Expectation, KvOp, Oversize, Staleness, TxnStep};
 use super::phases::{Phase, Phases};
 
 /// How often each kind of operation is drawn, relative to the others.
@@ -26,6 +26,7 @@ struct Weights {
     renew: u64,
     abandon: u64,
     transaction: u64,
+    stale: u64,
 }
 
 /// The keys of a run, and how they are drawn.
@@ -59,6 +60,7 @@ pub fn plan(shape: &Shape, draws: &mut Stream) -> Vec<Vec<PlannedOp>> {
         renew: draws.below(3),
         abandon: draws.below(4),
         transaction: 4 + draws.below(25),
+        stale: 2 + draws.below(16),
     };
     let keys = Keys { count: [2, 4, 8, 16, 32][at(draws, 5)], hot: draws.below(2) == 0 };
     let pad_max = [0, 0, 40, 400, 4000][at(draws, 5)];
@@ -119,6 +121,7 @@ fn op(weights: &Weights, keys: Keys, pad_max: u64, draws: &mut Stream) -> KvOp {
         weights.renew,
         weights.abandon,
         weights.transaction,
+        weights.stale,
     ];
     let mut ticket = draws.below(table.iter().sum());
     let mut kind = 0;
@@ -160,11 +163,29 @@ fn op(weights: &Weights, keys: Keys, pad_max: u64, draws: &mut Stream) -> KvOp {
         },
         7 => KvOp::RenewSession,
         8 => KvOp::AbandonSession,
-        _ => {
+        9 => {
             let compare = (0..draws.below(4)).map(|_| (keys.draw(draws), expectation(draws))).collect();
             KvOp::Transaction { compare, then: branch(keys, draws), otherwise: branch(keys, draws), pad }
         }
+        _ => {
+            let bound = staleness(draws);
+            if draws.below(4) == 0 {
+                KvOp::StaleScan { from: 0, to: number(keys.count), bound }
+            } else {
+                KvOp::StaleGet { key, bound }
+            }
+        }
     }
+}
+
+/// Short ages make nodes ask the leader every time, long ones let them answer alone.
+fn staleness(draws: &mut Stream) -> Staleness {
+    let short = draws.below(25) == 0;
+    let max_age_ms = match short {
+        true => Some(5 + draws.below(20)),
+        false => [None, Some(50), Some(100), Some(300), Some(1000), Some(5000)][at(draws, 6)],
+    };
+    Staleness { max_age_ms, monotonic: draws.below(2) == 0 }
 }
 
 fn expectation(draws: &mut Stream) -> Expectation {

@@ -9,6 +9,7 @@ use aspen::client::Client as Aspen;
 use aspen::command::{Answer, Command, Query, Reply};
 use aspen::env::Env;
 use aspen::error::ClientError;
+use aspen::message::StaleBound;
 use sim_runtime::engine::{Client, OpKind, OpOutcome, PlannedOp};
 
 use crate::event::Event;
@@ -53,6 +54,7 @@ impl Desk for Client<Event> {
 pub trait Store {
     fn execute(&self, command: Command) -> impl Future<Output = Result<Reply, ClientError>>;
     fn query(&self, query: Query) -> impl Future<Output = Result<Answer, ClientError>>;
+    fn query_stale(&self, query: Query, bound: StaleBound) -> impl Future<Output = Result<Answer, ClientError>>;
     fn close_session(&self) -> impl Future<Output = Result<(), ClientError>>;
 }
 
@@ -63,6 +65,10 @@ impl<E: Env> Store for Aspen<E> {
 
     fn query(&self, query: Query) -> impl Future<Output = Result<Answer, ClientError>> {
         Aspen::query(self, query)
+    }
+
+    fn query_stale(&self, query: Query, bound: StaleBound) -> impl Future<Output = Result<Answer, ClientError>> {
+        Aspen::query_stale(self, query, bound)
     }
 
     fn close_session(&self) -> impl Future<Output = Result<(), ClientError>> {

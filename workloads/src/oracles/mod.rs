@@ -62,6 +62,7 @@ pub fn of_clients(config: &OracleConfig) -> Vec<Box<dyn Oracle<Event>>> {
         Box::new(client::durability::Durability::default()),
         Box::new(client::order_by_revision::OrderByRevision::default()),
         Box::new(client::linearizability::Linearizability::new(config.linearizability)),
+        Box::new(client::stale_reads::StaleReads::default()),
     ]
 }
 

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use aspen::command::{Answer, Command, Compare, Expect, KeyMeta, KeyValue, Outcome, Query, Reply, TxnOp};
+use aspen::message::StaleBound;
 use aspen::observe::{EntryMeta, Observation};
 use aspen::types::{CommittedLeaderId, LeaderId, LogId, NodeId, Vote};
 use sim_runtime::engine::oracle::Verdicts;
@@ -245,6 +246,18 @@ impl Run {
     pub(crate) fn wrote(&mut self, command: Command, revision: u64, version: u64) -> &mut Run {
         let op = self.writes(0, command);
         self.told(op, revision, Outcome::Written { version })
+    }
+
+    /// Nothing happens for so long.
+    pub(crate) fn passes(&mut self, ms: u64) -> &mut Run {
+        self.at_ns += ms * 1_000_000;
+        self
+    }
+
+    /// A whole stale read that found nothing at this revision.
+    pub(crate) fn read_stale(&mut self, query: Query, bound: StaleBound, revision: u64) -> &mut Run {
+        let op = self.begins(0, Action::StaleRead { query, bound });
+        self.answered(op, revision, Vec::new())
     }
 
     /// A whole read of one key at this revision.

@@ -215,7 +215,7 @@ pub struct ReadRequest {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Stale {
-    /// The node has heard from the leader within so long, and applied all that was committed then.
+    /// The state contains every write that was acknowledged so long before it was read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_age_ms: Option<u64>,
     /// The state contains this revision; the node waits for it until the timeout.

@@ -113,7 +113,7 @@ pub struct RaftStatus {
     pub voters: Vec<Vec<NodeId>>,
     pub learners: Vec<NodeId>,
     /// How old the state here may be, in ms.
-    pub age_ms: Option<u64>,
+    pub silence_ms: Option<u64>,
     /// Of the leader only.
     pub followers: BTreeMap<NodeId, FollowerStatus>,
 }
@@ -170,7 +170,7 @@ pub(super) fn raft_status(app: &App) -> RaftStatus {
         purged: point(&metrics.purged),
         voters: membership.get_joint_config().iter().map(|config| config.iter().copied().collect()).collect(),
         learners: membership.learner_ids().collect(),
-        age_ms: app.node.age().map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX)),
+        silence_ms: app.node.silence().map(|silence| u64::try_from(silence.as_millis()).unwrap_or(u64::MAX)),
         followers,
     }
 }

@@ -105,7 +105,7 @@ impl Oracle<Event> for Durability {
         let changes_later = |key: &[u8]| {
             let mut writes = after.iter().filter_map(|operation| match &operation.input {
                 Action::Write { command, .. } => Some(command),
-                Action::Read(_) => None,
+                Action::Read(_) | Action::StaleRead { .. } => None,
             });
             writes.any(|command: &Command| effects(command).iter().any(|(changed, _)| *changed == key))
         };

@@ -145,7 +145,7 @@ impl<'a> Keys<'a> {
             .iter()
             .filter_map(|operation| match &operation.input {
                 Action::Write { command, .. } => Some(effects(command)),
-                Action::Read(_) => None,
+                Action::Read(_) | Action::StaleRead { .. } => None,
             })
             .flatten()
             .map(|(key, _)| key)
@@ -154,6 +154,8 @@ impl<'a> Keys<'a> {
             match &operation.input {
                 Action::Write { command, .. } => keys.write(operation, command),
                 Action::Read(query) => keys.read(operation, query, &written),
+                // Promises less.
+                Action::StaleRead { .. } => {}
             }
         }
         keys

@@ -7,6 +7,7 @@
 //! - [`exactly_once`]: no operation has two effects
 //! - [`durability`]: what was acknowledged or seen is there at the end
 //! - [`order_by_revision`]: the order that the replies claim is one in which the specification gives these replies
+//! - [`stale_reads`]: reads that may be old are not older than they promise
 //! - [`linearizability`]: there is such an order, found without looking at revisions
 pub mod durability;
 pub mod exactly_once;
@@ -16,8 +17,9 @@ pub mod linearizability;
 mod operations;
 pub mod order_by_revision;
 pub mod outcomes;
+pub mod stale_reads;
 
 pub(crate) use operations::{
     Fate, Operations, Write, Writers, branch_effects, comparisons_that_held, effects, fate, happened, observed_rows,
-    shown, transacted, would_write,
+    revision, shown, transacted, would_write,
 };

@@ -41,6 +41,15 @@ pub(crate) fn fate(operation: &Write) -> Fate<'_> {
     }
 }
 
+/// The revision that the client was told.
+pub(crate) fn revision(operation: &Write) -> Option<u64> {
+    match fate(operation) {
+        Fate::Acknowledged(reply) => Some(reply.revision),
+        Fate::Answered(answer) => Some(answer.revision),
+        Fate::Failed | Fate::Unknown => None,
+    }
+}
+
 impl Operations {
     pub(crate) fn on_event(&mut self, event: &Stamped<Event>, judge: &mut Judge<'_>) {
         let recorded = match &event.event {
@@ -200,7 +209,7 @@ pub(crate) fn comparisons_that_held(operation: &Write) -> &[Compare] {
 pub(crate) fn would_write(operation: &Write, key: &[u8], value: &[u8]) -> bool {
     match &operation.input {
         Action::Write { command, .. } => effects(command).contains(&(key, Some(value))),
-        Action::Read(_) => false,
+        Action::Read(_) | Action::StaleRead { .. } => false,
     }
 }
 

@@ -94,7 +94,7 @@ fn check_kind(operation: &Write, judge: &mut Judge<'_>) {
     let Some((moment, result)) = &operation.returned else { return };
     let fits = match (&operation.input, result) {
         (_, OpResult::Failed(_) | OpResult::Unknown(_)) => return,
-        (Action::Read(_), OpResult::Answered(_)) => true,
+        (Action::Read(_) | Action::StaleRead { .. }, OpResult::Answered(_)) => true,
         (Action::Write { session, command }, OpResult::Written(reply)) => {
             let of_session = session.is_some();
             match (command, &reply.outcome) {

@@ -106,7 +106,9 @@ impl<'a> Facts<'a> {
         }
         let known = Known { operations, writers, floors };
         for reader in operations {
-            if let (Action::Read(query), Fate::Answered(answer)) = (&reader.input, fate(reader)) {
+            if let (Action::Read(query) | Action::StaleRead { query, .. }, Fate::Answered(answer)) =
+                (&reader.input, fate(reader))
+            {
                 for row in &answer.rows {
                     facts.place(reader, row, known, &mut owners);
                 }
@@ -474,7 +476,7 @@ fn expectation(expect: &Expect) -> Expected<'_> {
 fn changes(operation: &Write) -> impl Iterator<Item = (&[u8], Option<&[u8]>)> {
     let effects = match &operation.input {
         Action::Write { command, .. } => effects(command),
-        Action::Read(_) => Vec::new(),
+        Action::Read(_) | Action::StaleRead { .. } => Vec::new(),
     };
     effects.into_iter()
 }

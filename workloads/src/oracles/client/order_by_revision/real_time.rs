@@ -2,7 +2,7 @@
 
 use sim_runtime::engine::Judge;
 
-use super::super::{Fate, Write, fate};
+use super::super::{Write, revision};
 use super::{Misfit, ended};
 use crate::event::Action;
 
@@ -30,23 +30,18 @@ pub(super) fn floors(operations: &[Write]) -> Vec<Option<u64>> {
         .collect()
 }
 
-pub(super) fn revision(operation: &Write) -> Option<u64> {
-    match fate(operation) {
-        Fate::Acknowledged(reply) => Some(reply.revision),
-        Fate::Answered(answer) => Some(answer.revision),
-        Fate::Failed | Fate::Unknown => None,
-    }
-}
-
 pub(super) fn check(operations: &[Write], floors: &[Option<u64>], judge: &mut Judge<'_>) -> Vec<Misfit> {
     let mut misfits = Vec::new();
     for (operation, floor) in operations.iter().zip(floors) {
         let Some(revision) = revision(operation) else { continue };
+        if matches!(operation.input, Action::StaleRead { .. }) {
+            continue;
+        }
         judge.evaluated(floor.is_some());
         // A write has a place of its own; reads share the place after the write they saw last.
         let (late_enough, kind) = match operation.input {
             Action::Write { .. } => (*floor < Some(revision), "write"),
-            Action::Read(_) => (*floor <= Some(revision), "read"),
+            Action::Read(_) | Action::StaleRead { .. } => (*floor <= Some(revision), "read"),
         };
         if !late_enough {
             let message = format!(
