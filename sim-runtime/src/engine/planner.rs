@@ -172,6 +172,9 @@ impl Planner<'_> {
                 .iter()
                 .find(|workload| workload.name() == name)
                 .unwrap_or_else(|| panic!("spec {} names the workload {name}, which nobody offers", self.spec.name));
+            if !percent(&mut self.stream("plan workload at all", name_entity(name)), spec.chance) {
+                continue;
+            }
             let mut draws = self.stream("plan workload", name_entity(name));
             let shape = Shape {
                 servers,

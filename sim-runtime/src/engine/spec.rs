@@ -53,6 +53,9 @@ pub struct Spec {
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct WorkloadSpec {
+    /// Chance that a run has it at all, in percent.
+    #[serde(default = "always")]
+    pub chance: u64,
     pub clients: Range,
     /// Mean pause between two operations of a client.
     #[serde(default = "pace_ms_default")]
@@ -188,7 +191,7 @@ impl Spec {
 
     /// Adds a workload with so many clients.
     pub fn with_workload(mut self, name: &str, clients: Range, pace_ms: Range) -> Spec {
-        self.workloads.insert(name.to_owned(), WorkloadSpec { clients, pace_ms });
+        self.workloads.insert(name.to_owned(), WorkloadSpec { chance: always(), clients, pace_ms });
         self
     }
 
@@ -258,6 +261,10 @@ impl Spec {
 
 fn calm_ms_default() -> u64 {
     30_000
+}
+
+fn always() -> u64 {
+    100
 }
 
 fn pace_ms_default() -> Range {
