@@ -88,6 +88,8 @@ knobs! {
         append_timeout_ms: "ms" = 500, [80, 2000], "A follower has so long to make a batch durable, and 1 ms for each 4 KiB of it";
         batch_entries: "entries" = 300, [1, 2, 4096], "A replication batch stops at so many entries";
         snapshot_entries: "entries" = 5000, [5, 50, 100000], "A snapshot is taken after so many committed entries";
+        snapshot_bytes: "bytes" = 67108864, [0, 4000, 40000], "and after so many bytes of entries since the last one (0: whatever their size)";
+        snapshot_age_ms: "ms" = 0, [1000, 5000, 20000], "and when the last one is so old and something was applied since (0: never)";
         log_keep_entries: "entries" = 1000, [0, 3, 10000], "So many entries before the snapshot stay in the log, for followers that lag";
         purge_batch_entries: "entries" = 1, [1, 100], "The log is purged when so many entries can go";
         lag_entries: "entries" = 5000, [10, 100000], "A follower that lags by more is sent a snapshot rather than entries";
@@ -106,7 +108,7 @@ impl RaftTuning {
     pub fn validate(&self) -> Result<(), ConfigError> {
         for knob in Self::KNOBS {
             let value = *(knob.field)(&mut self.clone());
-            let may_be_zero = knob.name == "log_keep_entries";
+            let may_be_zero = ["log_keep_entries", "snapshot_bytes", "snapshot_age_ms"].contains(&knob.name);
             if (value == 0 && !may_be_zero) || value > VALUE_MAX {
                 return Err(ConfigError::new(format!("{} is {value}, 1 to {VALUE_MAX} are allowed", knob.name)));
             }

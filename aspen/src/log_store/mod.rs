@@ -72,6 +72,8 @@ pub struct LogStats {
     /// Operations that those transactions made durable.
     pub operations: u64,
     pub entries: u64,
+    /// Encoded bytes of all entries that were appended, durable yet or not.
+    pub appended_bytes: u64,
     /// Reads answered from memory alone, and reads that went to disk.
     pub reads_cached: u64,
     pub reads_disk: u64,
@@ -136,6 +138,7 @@ struct Counters {
     commits: AtomicU64,
     operations: AtomicU64,
     entries: AtomicU64,
+    appended_bytes: AtomicU64,
     reads_cached: AtomicU64,
     reads_disk: AtomicU64,
 }
@@ -204,11 +207,12 @@ impl<E: Env> LogStore<E> {
     }
 
     pub fn stats(&self) -> LogStats {
-        let Counters { commits, operations, entries, reads_cached, reads_disk } = &self.shared.counters;
+        let Counters { commits, operations, entries, appended_bytes, reads_cached, reads_disk } = &self.shared.counters;
         LogStats {
             commits: commits.load(Ordering::Relaxed),
             operations: operations.load(Ordering::Relaxed),
             entries: entries.load(Ordering::Relaxed),
+            appended_bytes: appended_bytes.load(Ordering::Relaxed),
             reads_cached: reads_cached.load(Ordering::Relaxed),
             reads_disk: reads_disk.load(Ordering::Relaxed),
         }
@@ -427,6 +431,7 @@ impl<E: Env> RaftLogStorage<TypeConfig<E>> for LogStore<E> {
             callback.io_completed(Ok(()));
             return Ok(());
         };
+        self.shared.counters.appended_bytes.fetch_add(batch.bytes.len() as u64, Ordering::Relaxed);
         if observed {
             self.shared.env.observe(Observation::Appended { entries: metas });
         }

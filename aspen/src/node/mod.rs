@@ -6,6 +6,7 @@
 //! Stop: in order and bounded when it is asked for; at once when a store fails or Raft dies. Nothing is retried on a
 //! store that failed: the node stops, says why ([`Node::stopped`]), and whoever supervises it starts it anew.
 
+mod compaction;
 mod stop;
 
 use std::collections::BTreeMap;
@@ -168,6 +169,7 @@ impl<E: Env> Node<E> {
         node.inner.raft.run();
         drop(TypeConfig::<E>::spawn(node.clone().supervise()));
         drop(TypeConfig::<E>::spawn(node.clone().recover()));
+        drop(TypeConfig::<E>::spawn(node.clone().keep_compact()));
         Ok(node)
     }
 

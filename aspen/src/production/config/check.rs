@@ -184,6 +184,8 @@ fn check(checker: &mut Checker<'_>) -> Settings {
             election_min_ms: checker.number("election-timeout-min-ms"),
             election_max_ms: checker.number("election-timeout-max-ms"),
             snapshot_entries: checker.number("snapshot-entries"),
+            snapshot_bytes: checker.number("snapshot-bytes"),
+            snapshot_age_ms: checker.number("snapshot-age-ms"),
             request_timeout_ms: checker.number("request-timeout-ms"),
             stop_timeout_ms: checker.number("stop-timeout-ms"),
             ..RaftTuning::default()

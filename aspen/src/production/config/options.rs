@@ -46,6 +46,13 @@ pub const OPTIONS: &[OptionSpec] = &[
     option("election-timeout-min-ms", "MS", "500", "A follower waits at least so long for a heartbeat"),
     option("election-timeout-max-ms", "MS", "1000", "and at most so long; also the leader's lease"),
     option("snapshot-entries", "N", "5000", "A snapshot is taken after so many committed entries"),
+    option(
+        "snapshot-bytes",
+        "N",
+        "268435456",
+        "and after so many bytes of entries since the last one; 0: whatever their size",
+    ),
+    option("snapshot-age-ms", "MS", "0", "and when the last one is so old and something was applied since; 0: never"),
     option("proposals-in-flight-max", "N", "1000", "Writes in progress; more are refused"),
     option("request-timeout-ms", "MS", "10000", "A request is answered after so long, whatever its outcome"),
     option("stop-timeout-ms", "MS", "5000", "A graceful stop takes no longer"),
