@@ -4,14 +4,15 @@
 //! heard of lately and whose logs are close to its own. One change happens at a time; one that was interrupted leaves a
 //! joint configuration, which is legal and lasts until somebody finishes it ([`Change::Finish`]).
 //!
-//! Node ids are never reused. A new one is the index of a committed blank entry: no other index will ever be the same,
-//! and the founders' ids are smaller.
+//! Node ids are never reused. A new one is the index of a committed blank entry: no other index will ever be the same.
+//! Founders chose their ids; they may leave only once the log has passed them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::planted::planted;
 use crate::types::{Address, NodeId};
 
 /// A change of the membership, or of who leads.
@@ -75,12 +76,23 @@ pub struct Rules {
 pub struct Unmet(pub String);
 
 impl View {
+    /// Whether the leader is a member. One that removed itself leads on until it steps down, and openraft relies on it to
+    /// change nothing more in that time.
+    pub fn is_led_by_a_member(&self) -> bool {
+        self.voters.iter().chain([&self.learners]).any(|members| members.contains(&self.leader))
+    }
+
     /// The voters of a configuration that is not joint.
     fn uniform(&self) -> Result<&BTreeSet<NodeId>, Unmet> {
         match self.voters.as_slice() {
             [voters] if self.is_committed => Ok(voters),
             _ => Err(Unmet("a change is in progress: finish it first".to_owned())),
         }
+    }
+
+    /// Whether a new node may get this id, if it is not a member's. Of founders of a cluster that has hardly written.
+    fn may_be_allocated(&self, id: NodeId) -> bool {
+        id > self.last_index
     }
 
     /// Why a member should not be counted on, if so.
@@ -110,6 +122,10 @@ impl View {
     }
 }
 
+fn not_passed(id: NodeId, view: &View) -> String {
+    format!("the log ends at {}: a new node could get its id once node {id} is gone", view.last_index)
+}
+
 /// Whether `change` may be proposed by a leader that sees its cluster so.
 pub fn check(change: &Change, view: &View, rules: &Rules) -> Result<(), Unmet> {
     let unmet = |reason: String| Err(Unmet(reason));
@@ -124,25 +140,35 @@ pub fn check(change: &Change, view: &View, rules: &Rules) -> Result<(), Unmet> {
             }
             Ok(())
         }
-        Change::Voters { add, remove, .. } => {
+        Change::Voters { add, remove, retain } => {
             let voters = view.uniform()?;
+            if let Some(id) = remove.iter().find(|id| !retain && view.may_be_allocated(**id)) {
+                return unmet(not_passed(*id, view));
+            }
             if let Some(stranger) = add.iter().find(|id| !view.learners.contains(id)) {
                 return unmet(format!("node {stranger} is no learner"));
             }
             if let Some(stranger) = remove.iter().find(|id| !voters.contains(id)) {
                 return unmet(format!("node {stranger} is no voter"));
             }
-            if let Some(reason) = add.iter().find_map(|id| view.ailing(*id, rules)) {
+            let unfit = add.iter().find_map(|id| view.ailing(*id, rules));
+            if let Some(reason) = unfit.filter(|_| !planted!("promotion-not-guarded")) {
                 return unmet(reason);
             }
             let after: BTreeSet<NodeId> = voters.union(add).filter(|id| !remove.contains(id)).copied().collect();
             if after == *voters || after.is_empty() || after.len() > rules.voters_max {
                 return unmet(format!("{after:?} is no new set of 1 to {} voters", rules.voters_max));
             }
+            if planted!("quorum-counted-before-change") {
+                return view.quorum_is_kept(voters, rules);
+            }
             view.quorum_is_kept(&after, rules)
         }
         Change::RemoveLearner { id } => {
             view.uniform()?;
+            if view.may_be_allocated(*id) {
+                return unmet(not_passed(*id, view));
+            }
             if view.learners.contains(id) { Ok(()) } else { unmet(format!("node {id} is no learner")) }
         }
         Change::Finish if view.voters.len() < 2 => unmet("no change is in progress".to_owned()),
@@ -209,6 +235,24 @@ mod tests {
         refused(&voters(&[40], &[3]), &lagging, "lacks 11 entries");
         lagging.members.insert(40, Seen { matched: Some(100), silent_for: None });
         refused(&voters(&[40], &[3]), &lagging, "was not heard");
+    }
+
+    #[test]
+    fn a_leader_that_was_removed_is_no_member() {
+        assert!(view().is_led_by_a_member());
+        assert!(View { leader: 40, ..view() }.is_led_by_a_member());
+        assert!(!View { leader: 7, ..view() }.is_led_by_a_member());
+    }
+
+    /// Founders 1 to 5 of an idle cluster: once 5 and 4 had left, the entries that this took made 5 the next id.
+    #[test]
+    fn a_founder_leaves_only_once_the_log_has_passed_its_id() {
+        let young = View { last_index: 2, learners: set(&[4]), ..view() };
+        refused(&voters(&[], &[3]), &young, "could get its id");
+        refused(&Change::RemoveLearner { id: 4 }, &young, "could get its id");
+        assert_eq!(check(&voters(&[], &[2]), &young, &RULES), Ok(()));
+        let demotion = Change::Voters { add: set(&[]), remove: set(&[3]), retain: true };
+        assert_eq!(check(&demotion, &young, &RULES), Ok(()));
     }
 
     #[test]

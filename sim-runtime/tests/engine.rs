@@ -112,6 +112,7 @@ fn a_spec_says_what_is_wrong_with_it() {
     assert!(read(&format!("{head}[world]\nloss_ppm = [5, 1]\n")).contains("world.loss_ppm"));
     assert!(read(&format!("{head}colour = 1\n")).contains("colour"));
     assert!(read(&head.replace("[3]", "[0]")).contains("servers"));
+    assert!(read(&format!("{head}[knobs]\nsize = []\n")).contains("knobs.size"));
 }
 
 #[test]

@@ -10,6 +10,8 @@ use std::time::Duration;
 
 use aspen::node::{self, Node, StopReason};
 use aspen::types::{Member, NodeId, TypeConfig};
+use buggify::assert_reachable;
+use futures_util::future::select;
 use openraft::RaftMetrics;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::type_config::alias::WatchReceiverOf;
@@ -18,7 +20,7 @@ use sim_runtime::engine::Oracle;
 use sim_runtime::engine::report::Metrics;
 use sim_runtime::engine::run;
 use sim_runtime::engine::system::{Cluster, DownCause, Exit, Knob, Outside, Phase, Process, Server, System};
-use sim_runtime::world::{self, HostId};
+use sim_runtime::world::{self, HostId, Purpose};
 
 use crate::byzantine;
 use crate::config;
@@ -26,6 +28,7 @@ use crate::env::SimEnv;
 use crate::event::{Down, Event, ImageReason, NodeMetrics, Role, Usage};
 use crate::image;
 use crate::machines;
+use crate::membership::notebook;
 use crate::metrics::{described, node_metrics};
 use crate::oracles;
 use crate::transport;
@@ -68,6 +71,7 @@ impl AspenCluster {
     pub fn new() -> AspenCluster {
         VIEW.set(View::default());
         machines::reset();
+        notebook::reset();
         byzantine::reset();
         AspenCluster { quorum_images: true }
     }
@@ -84,6 +88,7 @@ impl System for AspenCluster {
 
     fn server(&self, server: Server<Event>) -> Process {
         let sample_images = self.quorum_images;
+        machines::found(config::founders(server.servers, |name| server.knob(name)));
         Box::pin(async move { serve(server, sample_images).await })
     }
 
@@ -178,6 +183,10 @@ impl System for AspenCluster {
         machines::is_tended() && !machines::is_risky(world::now_ns()) && leaves_a_quorum(server)
     }
 
+    fn starts_anew(&self, server: u32) -> bool {
+        machines::is_retired(server)
+    }
+
     fn wiped(&self, server: u32, host: HostId, boot: u32) {
         VIEW.with_borrow_mut(|view| view.served.remove(&server));
         if let Some(node) = machines::lose(server) {
@@ -190,10 +199,13 @@ impl System for AspenCluster {
         if !machines::is_tended() {
             return true;
         }
-        let is_possible = !machines::is_risky(world::now_ns()) && leaves_a_quorum(server);
+        // A machine that leaves is set up anew, which one that stays down never is.
+        let stays = notebook::with(|notebook| notebook.is_wanted(server));
+        let is_possible = stays && !machines::is_risky(world::now_ns()) && leaves_a_quorum(server);
         if is_possible {
             // It may happen at any time from now on, and the node stays away for good.
             machines::forbid_demotions();
+            machines::node_on(server).into_iter().for_each(machines::damage);
         }
         is_possible
     }
@@ -268,6 +280,7 @@ impl System for AspenCluster {
 /// One boot of one node, until it stops.
 async fn serve(mut server: Server<Event>, sample_images: bool) -> Exit {
     let mut asked = Box::pin(server.stop_signal());
+    let index = server.index;
     // A machine without an identity waits for the operator.
     let node = loop {
         if let Some(node) = machines::node_on(server.index) {
@@ -290,13 +303,21 @@ async fn serve(mut server: Server<Event>, sample_images: bool) -> Exit {
     let view = watch(&server, node, started.raft().metrics(), sample_images);
     world::spawn("metrics", view);
     let stopping = started.clone();
+    let retired = Box::pin(async move {
+        machines::retirement(index).await;
+        // Whoever takes a machine away comes when there is time. It knows only what it was told before it was removed.
+        assert_reachable!("a node ran on after it was removed", owed_by = "membership");
+        let linger_ns = world::draw(Purpose("a removed node lingers"), node, 0) % LINGER_NS_MAX;
+        world::sleep(Duration::from_nanos(linger_ns)).await;
+    });
     world::spawn("stop", async move {
-        asked.await;
+        select(asked, retired).await;
         stopping.shutdown().await;
     });
     if server.index == 0 && node == machines::founder(0) {
         let members: BTreeMap<NodeId, Member> = (0u32..)
             .zip(&server.hosts)
+            .filter(|(index, _)| machines::is_founder(*index))
             .map(|(index, host)| (machines::founder(index), Member { address: transport::address(*host) }))
             .collect();
         // Refused on every boot but the first, which is what is wanted.
@@ -389,6 +410,8 @@ fn leader() -> Option<u32> {
 fn apart(servers: usize, lost: &BTreeSet<u32>) -> Option<String> {
     VIEW.with_borrow(|view| {
         let running: Vec<&NodeMetrics> = view.nodes.values().map(|seen| &seen.metrics).collect();
+        // Machines without an identity have no part in it.
+        let servers = machines::identified(servers);
         let core: Vec<&NodeMetrics> =
             view.nodes.iter().filter(|(server, _)| !lost.contains(server)).map(|(_, seen)| &seen.metrics).collect();
         if core.len() + lost.len() < servers {
@@ -481,6 +504,8 @@ fn emit_image_of(node: NodeId, host: HostId, boot: u32, reason: ImageReason) {
 /// While a snapshot is being received convergence may take so many times its bound: the smallest chunks a run draws make
 /// hundreds of calls of a snapshot, each as long as the slowest link.
 const TRANSFERS_TIMES_BOUND: u64 = 5;
+/// A node that was taken out of the cluster runs on for so long at most.
+const LINGER_NS_MAX: u64 = 2_000_000_000;
 /// How long one wait for a node's recovery takes.
 const RECOVERY_WATCH: Duration = Duration::from_secs(1);
 /// How often waiting code looks again.

@@ -48,6 +48,10 @@ const STORE_KNOBS: &[Knob] = &[
     Knob { name: "limits.proposals_in_flight_max", about: "admission", default: 1000, extremes: &[2, 5] },
 ];
 
+/// Tunables of the cluster as a whole.
+const CLUSTER_KNOBS: &[Knob] =
+    &[Knob { name: "cluster.spares", about: "machines that do not found it", default: 0, extremes: &[] }];
+
 /// Every tunable of a simulated cluster.
 pub fn knobs() -> &'static [Knob] {
     static KNOBS: OnceLock<Vec<Knob>> = OnceLock::new();
@@ -57,7 +61,7 @@ pub fn knobs() -> &'static [Knob] {
         let client = ClientTuning::KNOBS
             .iter()
             .map(|knob| product("client", knob.name, knob.about, knob.default, knob.extremes));
-        raft.chain(client).chain(STORE_KNOBS.iter().copied()).collect()
+        raft.chain(client).chain(STORE_KNOBS.iter().chain(CLUSTER_KNOBS).copied()).collect()
     })
 }
 
@@ -68,6 +72,12 @@ fn product(family: &str, name: &str, about: &'static str, default: u64, extremes
     let default = DEFAULTS.iter().find(|(of, _)| *of == name).map_or(signed(default), |(_, value)| *value);
     let extremes: Vec<i64> = extremes.iter().map(|value| signed(*value)).collect();
     Knob { name, about, default, extremes: Box::leak(extremes.into_boxed_slice()) }
+}
+
+/// How many servers, the first ones, found the cluster: all but the spares, and one at least.
+pub fn founders(servers: u32, knob: impl Fn(&str) -> i64) -> u32 {
+    let spares = u32::try_from(knob("cluster.spares")).expect("tunables are not negative");
+    servers.saturating_sub(spares).max(1)
 }
 
 /// The configuration of one boot of a node.

@@ -6,7 +6,7 @@
 //! - [`kv`]: the workload over all commands and queries
 //! - [`lock`], [`bank`], [`append_list`], [`session_storm`], [`admin`]: workloads over what users build on the store
 //! - [`teller`]: a client whose operations the oracles see; [`pace`]: when operations begin
-//! - [`membership`]: an operator who replaces lost machines; [`machines`]: which Raft node each machine is
+//! - [`membership`]: operators who replace lost machines, grow and shrink the cluster; [`machines`]: which Raft node each machine is
 //! - [`event`]: what the oracles see; [`metrics`]: openraft's view, reduced to what is judged
 //! - [`scenario`]: scenarios of the corpus as tests; `property` (feature `proptest`): plans for property tests
 //! - [`tester`]: scenarios by hand, a few lines each

@@ -142,6 +142,17 @@ mod tests {
     use super::*;
 
     #[test]
+    fn clusters_of_one_to_seven_voters_change_their_membership() {
+        let simulation = simulation(spec("membership").expect("it is one of them"));
+        let founders = |seed| {
+            let plan = simulation.plan(seed);
+            crate::config::founders(plan.servers, |name| plan.knobs[name])
+        };
+        let drawn: std::collections::BTreeSet<u32> = (0..100).map(founders).collect();
+        assert_eq!(drawn, (1..=7).collect());
+    }
+
+    #[test]
     fn every_spec_can_be_read_and_has_its_name() {
         for (name, text) in TEXTS {
             let spec = Spec::parse(name, text).unwrap_or_else(|error| panic!("{error}"));

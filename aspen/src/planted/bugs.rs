@@ -231,6 +231,27 @@ pub static BUGS: &[Bug] = &[
         like: "RedisRaft #2, and openraft #2002, which documents how a reused id splits a cluster",
     },
     Bug {
+        name: "change-of-older-membership",
+        family: "membership",
+        spec: "membership",
+        about: "a change is made although another one was made since it was decided on; two operators undo each other's work",
+        like: "hashicorp/raft before #117, which gave every change the index of the configuration it was decided on",
+    },
+    Bug {
+        name: "promotion-not-guarded",
+        family: "membership",
+        spec: "membership",
+        about: "a learner becomes a voter whether or not it was heard and has caught up",
+        like: "etcd before learners (#10537): a member added under a wrong address counted towards the quorum at once",
+    },
+    Bug {
+        name: "quorum-counted-before-change",
+        family: "membership",
+        spec: "membership",
+        about: "the guard of removals counts the healthy among the voters there are, not among those that would be left",
+        like: "etcd before #3543: a started member could be removed although no quorum of started ones was left",
+    },
+    Bug {
         name: "snapshot-omits-sessions",
         family: "membership",
         spec: "default",

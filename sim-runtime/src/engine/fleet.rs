@@ -119,6 +119,9 @@ impl<E: Clone + 'static> Fleet<E> {
         if self.is_up(index) || matches!(self.losses.borrow().get(&index), Some(Lost::GivenUp)) {
             return;
         }
+        if self.run.system.starts_anew(u32::try_from(index).expect("servers are numbered by u32")) {
+            self.empty_disk(index);
+        }
         let fleet = Rc::clone(self);
         let (stop, asked) = oneshot::channel();
         let incarnation = world::boot(self.hosts[index], move || {
@@ -222,8 +225,13 @@ impl<E: Clone + 'static> Fleet<E> {
 
     /// Destroys a server's disk without asking whether the system can bear it.
     pub fn erase(self: &Rc<Self>, index: usize, down_ns: Nanos) {
-        let number = u32::try_from(index).expect("servers are numbered by u32");
         self.power_loss(index, down_ns);
+        self.empty_disk(index);
+    }
+
+    /// Gives a server that is down another disk.
+    fn empty_disk(&self, index: usize) {
+        let number = u32::try_from(index).expect("servers are numbered by u32");
         let host = self.hosts[index];
         Disk::of(host).mount(Volume::default());
         // A server that starts afresh is no witness of recovery.

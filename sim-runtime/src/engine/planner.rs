@@ -150,9 +150,17 @@ impl Planner<'_> {
     }
 
     fn knobs(&self) -> BTreeMap<String, i64> {
+        let known = |name: &String| self.system.knobs.iter().any(|knob| knob.name == name);
+        if let Some(unknown) = self.spec.knobs.keys().find(|name| !known(name)) {
+            panic!("spec {} sets the tunable {unknown}, which nobody has", self.spec.name);
+        }
         let mut values = BTreeMap::new();
         for knob in self.system.knobs {
             let mut draws = self.stream("plan knob", name_entity(knob.name));
+            if let Some(listed) = self.spec.knobs.get(knob.name) {
+                values.insert(knob.name.to_owned(), listed[index(&mut draws, listed.len())]);
+                continue;
+            }
             let extreme = percent(&mut draws, self.spec.knob_chance) && !knob.extremes.is_empty();
             let value = if extreme { knob.extremes[index(&mut draws, knob.extremes.len())] } else { knob.default };
             values.insert(knob.name.to_owned(), value);

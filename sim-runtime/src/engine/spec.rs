@@ -39,6 +39,9 @@ pub struct Spec {
     /// Chance that a tunable of the system under test is drawn from its extremes.
     #[serde(default)]
     pub knob_chance: u64,
+    /// Tunables of the system under test for which one of these values is drawn, whatever their defaults and extremes.
+    #[serde(default)]
+    pub knobs: BTreeMap<String, Vec<i64>>,
     #[serde(default)]
     pub conclusive: Conclusive,
     /// The properties that a calibration spec must trip; empty for all others.
@@ -183,6 +186,7 @@ impl Spec {
             faults: BTreeMap::new(),
             buggify: BuggifySpec::default(),
             knob_chance: 0,
+            knobs: BTreeMap::new(),
             conclusive: Conclusive::default(),
             expects: Vec::new(),
             tolerates: Vec::new(),
@@ -213,6 +217,9 @@ impl Spec {
     fn validate(&self) -> Result<(), String> {
         if self.servers.is_empty() || self.servers.contains(&0) {
             return Err("`servers` lists how many servers a run may have, each at least 1".to_owned());
+        }
+        if let Some(name) = self.knobs.iter().find(|(_, values)| values.is_empty()).map(|(name, _)| name) {
+            return Err(format!("`knobs.{name}` lists the values of which one is drawn, at least one"));
         }
         if let Some(order) = self.world.order.iter().find(|order| !ORDERS.contains(&order.as_str())) {
             return Err(format!("`world.order` {order:?} is not one of {ORDERS:?}"));

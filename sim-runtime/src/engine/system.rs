@@ -110,6 +110,12 @@ pub trait System: 'static {
         true
     }
 
+    /// Whether this server, which is down, was taken out of service since: before it boots it gets an empty disk.
+    fn starts_anew(&self, server: u32) -> bool {
+        let _ = server;
+        false
+    }
+
     /// The server lost its disk while it was down; it boots with an empty one.
     fn wiped(&self, server: u32, host: HostId, boot: u32) {
         let _ = (server, host, boot);

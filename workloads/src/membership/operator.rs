@@ -1,7 +1,7 @@
 //! The operator at work: looks, does one thing, looks again.
 //!
 //! An outcome that is unknown is no matter: the next look tells. Each change names the membership it was decided on, so
-//! that a delayed one cannot undo a later one.
+//! that a delayed one, or that of another operator, cannot undo a later one.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use std::time::Duration;
 use aspen::client::Client as Aspen;
 use aspen::error::{ClientError, ErrorCode, ErrorOutcome};
 use aspen::membership::Change;
-use aspen::message::ClusterStatus;
+use aspen::message::{ClusterStatus, LogPoint};
 use aspen::types::{Address, NodeId};
 use buggify::{assert_always, assert_reachable, assert_sometimes};
 use sim_runtime::engine::{Client, PlannedOp, run};
@@ -17,6 +17,8 @@ use sim_runtime::world;
 
 use super::OperatorOp;
 use super::duties::{self, Duty};
+use super::notebook::{self, Effect};
+use crate::cluster;
 use crate::config;
 use crate::env::SimEnv;
 use crate::event::Event;
@@ -36,7 +38,7 @@ pub async fn work(client: Client<Event>, ops: Vec<PlannedOp>) {
         }
         let is_over = world::now_ns() >= operator.client.until_ns;
         if is_over {
-            operator.demoted.clear();
+            operator.wants_nothing_more();
         }
         if operator.tend().await == Tended::Whole && is_over {
             break;
@@ -46,12 +48,17 @@ pub async fn work(client: Client<Event>, ops: Vec<PlannedOp>) {
     machines::operator_ends();
 }
 
-struct Operator {
-    client: Client<Event>,
-    aspen: Aspen<SimEnv>,
-    /// Nodes that shall have no vote, and until when.
-    demoted: BTreeSet<NodeId>,
-    promote_at_ns: u64,
+pub(super) struct Operator {
+    pub client: Client<Event>,
+    pub aspen: Aspen<SimEnv>,
+    /// How many servers there are.
+    pub servers: u32,
+    /// New nodes are to vote as soon as they were added.
+    pub in_haste: bool,
+    /// The next voter that is silent goes.
+    pub watchful: bool,
+    /// The next lost voter is an occasion to ask for what cannot be.
+    pub reckless: bool,
     /// The last look at the cluster, for people.
     looked: String,
 }
@@ -68,138 +75,171 @@ impl Operator {
         let addresses = client.servers.iter().map(|host| transport::address(*host)).collect();
         let config = config::client_config(|name| client.knob(name), client.index, false, false);
         let aspen = Aspen::new(SimEnv::new(None), addresses, config);
-        Operator { client, aspen, demoted: BTreeSet::new(), promote_at_ns: 0, looked: String::new() }
+        let servers = u32::try_from(client.servers.len()).expect("servers are numbered by u32");
+        let looked = String::new();
+        Operator { client, aspen, servers, in_haste: false, watchful: false, reckless: false, looked }
+    }
+
+    /// Faults are over: what is left shall be a cluster whose nodes can be compared.
+    fn wants_nothing_more(&mut self) {
+        notebook::with(|notebook| notebook.place_at_least(self.servers, VOTERS_AT_THE_END));
+        (self.in_haste, self.watchful, self.reckless) = (false, false, false);
+    }
+
+    /// The cluster as its leader sees it. Members came in, and left, by nothing but what operators asked for.
+    pub async fn look(&self) -> Result<ClusterStatus, ClientError> {
+        let status = self.aspen.cluster_status().await?;
+        let founders = (0..self.servers).filter(|at| machines::is_founder(*at)).map(machines::founder).collect();
+        let wrong = notebook::with(|notebook| notebook.look(&status, &founders));
+        assert_always!(wrong.is_none(), "what was refused for certain is not done", wrong);
+        Ok(status)
     }
 
     /// Looks at the cluster and does the first thing that is to be done.
     async fn tend(&mut self) -> Tended {
-        if world::now_ns() >= self.promote_at_ns {
-            self.demoted.clear();
-        }
-        let status = match self.aspen.cluster_status().await {
+        let status = match self.look().await {
             Ok(status) => status,
             Err(error) => {
                 machines::operator_notes(format!("no status: {error}"));
                 return Tended::NotYet;
             }
         };
-        let machines = machines::all(self.client.servers.len());
-        let Some(duty) = duties::next(&status, &machines, &self.demoted) else {
-            return if self.demoted.is_empty() { Tended::Whole } else { Tended::NotYet };
+        if machines::are_demotions_forbidden() {
+            notebook::with(|notebook| notebook.keep_all(self.servers));
+        }
+        self.part_with_the_silent(&status);
+        let mut machines = notebook::with(|notebook| notebook.machines(self.servers));
+        // Two operators begin at different ends: of what both decide on one membership, only one thing can be done.
+        if !self.client.index.is_multiple_of(2) {
+            machines.reverse();
+        }
+        if self.is_reckless(&status, &machines).await {
+            return Tended::NotYet;
+        }
+        let demoted = notebook::with(|notebook| notebook.demoted(world::now_ns()));
+        let Some(duty) = duties::next(&status, &machines, &demoted) else {
+            return if demoted.is_empty() { Tended::Whole } else { Tended::NotYet };
         };
         self.looked = format!("{duty:?} is next of {status:?}");
         machines::operator_notes(self.looked.clone());
-        match duty {
-            Duty::Wait => {}
-            Duty::Identify { server } => {
-                let allocated = self.aspen.allocate_node_id().await;
-                if let Err(error) = &allocated {
-                    machines::operator_notes(format!("no node id: {error}"));
-                }
-                if let Ok(id) = allocated {
-                    assert_reachable!("an operator gave a machine a new identity", owed_by = "membership");
-                    machines::identify(server, id);
-                }
-            }
-            Duty::AddLearner { server, id } => {
-                let address = self.address(server);
-                self.tell(self.aspen.add_learner(id, address, &status).await);
-            }
-            Duty::Promote { id, gone } => {
-                let is_replacement = !gone.is_empty();
-                let replaced = self.aspen.replace(gone, id, &status).await;
-                if self.tell(replaced) && is_replacement {
-                    assert_reachable!("a node that had lost its disk was replaced", owed_by = "membership");
-                    run::notice::<Event>("wipe");
-                }
-            }
-            Duty::RemoveVoter { id } | Duty::RemoveLearner { id } => {
-                self.tell(self.aspen.remove(id, &status).await);
-            }
-            Duty::Finish => {
-                assert_reachable!("an operator found a change that was interrupted", owed_by = "membership");
-                self.tell(self.aspen.change_membership(Change::Finish, status.membership).await);
-            }
-        }
+        self.attend(duty, &status, &duties::lost(&status, &machines)).await;
         Tended::NotYet
     }
 
-    async fn wish(&mut self, op: OperatorOp) {
-        // From before the look until well after the change.
-        machines::operator_risks(world::now_ns() + RISK_NS);
-        self.wish_at_risk(op).await;
-        if !matches!(op, OperatorOp::Demote { .. }) {
-            machines::operator_risks(0);
-        }
-    }
-
-    async fn wish_at_risk(&mut self, op: OperatorOp) {
-        let Ok(status) = self.aspen.cluster_status().await else { return machines::operator_risks(0) };
-        let machines = machines::all(self.client.servers.len());
-        let node = |server: u32| machines.get(usize::try_from(server).ok()?).copied().flatten();
-        match op {
-            OperatorOp::Transfer { server } => {
-                let Some(to) = node(server) else { return };
-                let transferred = self.aspen.transfer_leadership(to).await;
-                assert_sometimes!(transferred.is_ok(), "an operator moved leadership", owed_by = "membership");
-            }
-            OperatorOp::Demote { server } => {
-                let Some(id) = node(server) else { return machines::operator_risks(0) };
-                // Not while a machine is missing: the guards know only whom the leader heard of lately.
-                let is_whole = duties::next(&status, &machines, &self.demoted).is_none() && self.demoted.is_empty();
-                if !is_whole || machines::are_demotions_forbidden() {
-                    return machines::operator_risks(0);
+    async fn attend(&mut self, duty: Duty, status: &ClusterStatus, lost: &BTreeSet<NodeId>) {
+        match duty {
+            Duty::Wait => {}
+            Duty::Identify { server } => match self.aspen.allocate_node_id().await {
+                // Another operator may have been faster.
+                Ok(id) if machines::node_on(server).is_none() => {
+                    assert_reachable!("an operator gave a machine a new identity", owed_by = "membership");
+                    machines::identify(server, id);
                 }
-                let change = Change::Voters { add: BTreeSet::new(), remove: [id].into(), retain: true };
-                // Tried, or half done: it gets its vote back either way.
-                self.demoted.insert(id);
-                self.promote_at_ns = world::now_ns() + DEMOTED_NS;
-                let demoted = self.aspen.change_membership(change, status.membership).await;
-                let is_known = demoted.as_ref().map_or_else(|error| error.outcome == ErrorOutcome::Definite, |_| true);
-                let risk_ns = if is_known { SETTLE_NS } else { UNKNOWN_NS };
-                machines::operator_risks(world::now_ns() + risk_ns);
-                let demoted = self.tell(demoted);
-                assert_sometimes!(demoted, "an operator took a node its vote", owed_by = "membership");
-            }
-            OperatorOp::Nonsense => self.nonsense(&status).await,
-        }
-    }
-
-    /// What would be unsafe is refused, for a definite reason.
-    async fn nonsense(&self, status: &ClusterStatus) {
-        let stranger = status.last_index + 1_000_000;
-        let changes = [
-            Change::AddLearner { id: stranger, address: Address("nowhere".to_owned()) },
-            Change::Voters { add: [stranger].into(), remove: BTreeSet::new(), retain: false },
-            Change::Voters {
-                add: BTreeSet::new(),
-                remove: status.voters.iter().flatten().copied().collect(),
-                retain: false,
+                Ok(_) => {}
+                Err(error) => machines::operator_notes(format!("no node id: {error}")),
             },
-        ];
-        for change in changes {
-            let made = self.aspen.change_membership(change.clone(), status.membership).await;
-            assert_always!(made.is_err(), "a change that is not safe is refused", change);
+            Duty::AddLearner { server, id } => {
+                let address = self.address(server);
+                if let Ok(at) = self.change(Change::AddLearner { id, address }, status).await {
+                    if status.members.keys().any(|member| is_cut_off(status, *member)) {
+                        assert_reachable!("a node was added while another was cut off", owed_by = "membership");
+                    }
+                    self.in_haste(id, at, status).await;
+                }
+            }
+            Duty::Promote { id, leaving } => {
+                let change = Change::Voters { add: [id].into(), remove: leaving.clone(), retain: false };
+                if self.change(change, status).await.is_ok() {
+                    voters_changed(status, &[id].into(), &leaving);
+                    if leaving.is_subset(lost) && !leaving.is_empty() {
+                        assert_reachable!("a node that had lost its disk was replaced", owed_by = "membership");
+                        run::notice::<Event>("wipe");
+                    }
+                    let server = (0..self.servers).find(|at| machines::node_on(*at) == Some(id));
+                    if server.is_some_and(|server| notebook::with(|notebook| notebook.is_back(server))) {
+                        assert_reachable!("a machine that had left came back as another node", owed_by = "membership");
+                    }
+                }
+            }
+            Duty::RemoveVoter { id } => {
+                // Who is lost already is no loss.
+                let is_risky = !lost.contains(&id);
+                let remove: BTreeSet<NodeId> = [id].into();
+                let change = Change::Voters { add: BTreeSet::new(), remove: remove.clone(), retain: false };
+                if self.take_vote(change, status, is_risky).await.is_ok() {
+                    voters_changed(status, &BTreeSet::new(), &remove);
+                }
+            }
+            Duty::RemoveLearner { id } => {
+                let _ = self.change(Change::RemoveLearner { id }, status).await;
+            }
+            Duty::Retire { server, id } => notebook::with(|notebook| {
+                if notebook.is_gone(status, id) {
+                    machines::retire(server);
+                    notebook.leaves(server);
+                }
+            }),
+            Duty::Finish => {
+                assert_reachable!("an operator found a change that was interrupted", owed_by = "membership");
+                let _ = self.change(Change::Finish, status).await;
+            }
         }
     }
 
-    /// Whether the change was made, as far as the operator was told.
-    fn tell(&self, result: Result<aspen::message::LogPoint, ClientError>) -> bool {
-        if let Err(error) = &result {
-            machines::operator_notes(format!("{}: {error}", self.looked));
-            world::note(|| format!("operator: {}: {error}", self.looked));
-            assert_sometimes!(
-                error.outcome == ErrorOutcome::Unknown,
-                "a change of the membership ended unknown",
-                owed_by = "membership"
-            );
-            assert_sometimes!(
-                error.code == ErrorCode::PreconditionFailed,
-                "an operator's change was refused by a guard",
-                owed_by = "membership"
-            );
+    /// A change that leaves the cluster with a voter less, all of whose machines are there now: none may be lost before
+    /// it is known what came of it.
+    pub async fn take_vote(
+        &self,
+        change: Change,
+        status: &ClusterStatus,
+        is_risky: bool,
+    ) -> Result<LogPoint, ClientError> {
+        if is_risky {
+            machines::operator_risks(self.client.index, world::now_ns() + RISK_NS);
         }
-        result.is_ok()
+        let made = self.change(change, status).await;
+        if is_risky {
+            let is_known = made.as_ref().map_or_else(|error| error.outcome == ErrorOutcome::Definite, |_| true);
+            let risk_ns = if is_known { SETTLE_NS } else { UNKNOWN_NS };
+            machines::operator_risks(self.client.index, world::now_ns() + risk_ns);
+        }
+        made
+    }
+
+    /// Asks for a change of the membership that was looked at, and takes note of what came of it.
+    pub async fn change(&self, change: Change, status: &ClusterStatus) -> Result<LogPoint, ClientError> {
+        let (effect, on, me) = (effect(&change), status.membership, self.client.index);
+        notebook::with(|notebook| notebook.asks(&effect));
+        let made = self.aspen.change_membership(change.clone(), on).await;
+        match &made {
+            Ok(_) => {
+                let is_first = notebook::with(|notebook| notebook.was_made(on, me));
+                assert_always!(is_first, "of the changes of one membership one at most is made", change);
+            }
+            Err(error) => {
+                if error.outcome == ErrorOutcome::Definite {
+                    notebook::with(|notebook| notebook.was_refused(&effect, on, me));
+                }
+                machines::operator_notes(format!("{}: {error}", self.looked));
+                world::note(|| format!("operator: {change:?} of {on:?}: {error}"));
+                assert_sometimes!(
+                    error.outcome == ErrorOutcome::Unknown,
+                    "a change of the membership ended unknown",
+                    owed_by = "membership"
+                );
+                assert_sometimes!(
+                    error.code == ErrorCode::PreconditionFailed,
+                    "an operator's change was refused by a guard",
+                    owed_by = "membership"
+                );
+            }
+        }
+        assert_sometimes!(
+            notebook::with(|notebook| notebook.was_contested(on)),
+            "of two operators' changes one was made and one refused",
+            owed_by = "membership"
+        );
+        made
     }
 
     fn address(&self, server: u32) -> Address {
@@ -208,13 +248,53 @@ impl Operator {
     }
 }
 
-/// How often the operator looks.
+fn effect(change: &Change) -> Effect {
+    match change {
+        Change::AddLearner { id, .. } => Effect { adds: [*id].into(), ..Effect::default() },
+        Change::RemoveLearner { id } => Effect { removes: [*id].into(), ..Effect::default() },
+        Change::Voters { remove, retain: false, .. } => Effect { removes: remove.clone(), ..Effect::default() },
+        Change::Voters { .. } | Change::Finish => Effect::default(),
+    }
+}
+
+/// Whether the node runs although the leader has not heard of it for a while.
+pub(super) fn is_cut_off(status: &ClusterStatus, id: NodeId) -> bool {
+    let is_silent = status.members.get(&id).and_then(|member| member.silent_for_ms) >= Some(SILENT_MS);
+    is_silent && id != status.leader && cluster::running().values().any(|metrics| metrics.node == id)
+}
+
+/// The voters are others now: for the record.
+fn voters_changed(status: &ClusterStatus, added: &BTreeSet<NodeId>, removed: &BTreeSet<NodeId>) {
+    let [before] = status.voters.as_slice() else { return };
+    let after: BTreeSet<NodeId> = before.union(added).filter(|id| !removed.contains(id)).copied().collect();
+    match (before.len(), after.len()) {
+        (1, 2..) => assert_reachable!("a cluster of one voter grew", owed_by = "membership"),
+        (2.., 1) => assert_reachable!("a cluster shrank to one voter", owed_by = "membership"),
+        (6, 7..) => assert_reachable!("a cluster grew to seven voters", owed_by = "membership"),
+        _ => {}
+    }
+    if !added.is_empty()
+        && removed.iter().any(|id| status.members.contains_key(id) && machines::lost_at_ns(*id).is_none())
+    {
+        assert_reachable!("a machine took the place of one that was well", owed_by = "membership");
+    }
+    if removed.contains(&status.leader) {
+        assert_reachable!("a leader removed itself", owed_by = "membership");
+    }
+    if removed.iter().any(|id| is_cut_off(status, *id)) {
+        assert_reachable!("a voter was removed while it was cut off", owed_by = "membership");
+    }
+}
+
+/// So many voters a cluster has at the end, where there are as many machines.
+const VOTERS_AT_THE_END: u32 = 3;
+/// How often an operator looks.
 const LOOK: Duration = Duration::from_millis(150);
+/// Who was not heard for so long is taken for cut off: several heartbeats.
+pub(super) const SILENT_MS: u64 = 700;
 /// So long a change that was asked for may still be made: longer than any client waits.
 const RISK_NS: u64 = 60_000_000_000;
 /// After an unknown outcome: no leader works on it any more, and what is in its log shows in its metrics.
 const UNKNOWN_NS: u64 = 8_000_000_000;
 /// So long it shows in the nodes' metrics after it was answered.
 const SETTLE_NS: u64 = 500_000_000;
-/// How long a demoted node has no vote.
-const DEMOTED_NS: u64 = 1_500_000_000;
