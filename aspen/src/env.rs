@@ -77,6 +77,17 @@ pub trait Lane: Clone + Send + Sync + 'static {
     where
         T: Send + 'static,
         F: FnOnce() -> T + Send + 'static;
+
+    /// Runs `work` in its turn like [`Lane::run`], and says that it is short: it waits for no disk, and takes no longer than
+    /// handing it to another thread and back. A lane with nothing else to do may run it where it is asked for, before this
+    /// returns.
+    fn run_short<T, F>(&self, work: F) -> impl Future<Output = Result<T, LaneStopped>> + Send
+    where
+        T: Send + 'static,
+        F: FnOnce() -> T + Send + 'static,
+    {
+        self.run(work)
+    }
 }
 
 /// The lane's closure panicked or the lane is gone; its database must be reopened.

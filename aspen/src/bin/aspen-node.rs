@@ -1,9 +1,11 @@
 //! The node as a program. All it does is in [`aspen::production`].
 
+use std::io;
 use std::process::ExitCode;
 
 use aspen::production::config::{Settings, Severity, Values, command, load, settings};
 use aspen::production::{daemon, http, secret};
+use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// As everywhere in this workspace: 2 is a mistake of the user.
@@ -36,7 +38,7 @@ fn main() -> ExitCode {
         Err(error) => return fail(&format!("log: {error}"), USAGE),
     };
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(WORKERS).enable_all().build();
+    let runtime = runtime(settings.worker_threads);
     let runtime = match runtime {
         Ok(runtime) => runtime,
         Err(error) => return fail(&error, 1),
@@ -52,8 +54,16 @@ fn main() -> ExitCode {
     }
 }
 
-/// Threads for everything but iroh and the stores, which have their own.
-const WORKERS: usize = 2;
+/// What everything but the stores runs on, which have threads of their own.
+///
+/// A request goes through HTTP, Raft and the network several times. On one thread none of these steps wakes another
+/// thread, which takes longer than most of them; iroh too needs a third of the CPU there (see [`aspen::production::transport`]).
+fn runtime(threads: usize) -> io::Result<Runtime> {
+    match threads {
+        1 => Builder::new_current_thread().enable_all().build(),
+        threads => Builder::new_multi_thread().worker_threads(threads).enable_all().build(),
+    }
+}
 
 /// Resolves when the process is asked to stop.
 async fn stop_signal() {

@@ -36,7 +36,7 @@ use openraft::type_config::TypeConfigExt;
 use rusqlite::Connection;
 
 use crate::command::{Command, Reply, TxnOp};
-use crate::env::{Env, File as _, Lane};
+use crate::env::{Env, File as _, Lane, LaneStopped};
 use crate::floor::DurableFloor;
 use crate::health::Health;
 use crate::observe::Observation;
@@ -193,6 +193,8 @@ impl<E: Env> StateMachine<E> {
         let shared = &self.shared;
         shared.health.check()?;
         assert_sometimes!(entries.len() > 1, "several entries were applied in one transaction");
+        let is_short =
+            entries.len() <= SHORT_ENTRIES_MAX && entries.iter().map(weight).sum::<usize>() <= SHORT_BYTES_MAX;
         let apply = move |shared: Arc<Shared<E>>| {
             let mut state = shared.state.lock();
             let database = state.as_mut().ok_or_else(closed)?;
@@ -204,7 +206,11 @@ impl<E: Env> StateMachine<E> {
             }
             Ok((applied, database.meta.clone(), database.wal_pages()))
         };
-        let (applied, meta, wal_pages) = shared.section("entries cannot be applied", apply).await?;
+        let what = "entries cannot be applied";
+        let (applied, meta, wal_pages) = match is_short {
+            true => shared.short_section(what, apply).await?,
+            false => shared.section(what, apply).await?,
+        };
         shared.publish_applied(meta, wal_pages);
         Ok(applied.replies)
     }
@@ -337,6 +343,16 @@ impl<E: Env> Shared<E> {
         self.clone().section_in(self.lane.clone(), what, work)
     }
 
+    /// [`Shared::section`] for work that is short: see [`Lane::run_short`].
+    pub async fn short_section<T, F>(self: &Arc<Self>, what: &'static str, work: F) -> io::Result<T>
+    where
+        T: Send + 'static,
+        F: FnOnce(Arc<Self>) -> io::Result<T> + Send + 'static,
+    {
+        let ran = self.lane.run_short(self.guarded(what, work)).await;
+        self.announced(what, ran)
+    }
+
     /// Runs `work` in the lane of the snapshot files.
     pub fn file_section<T, F>(
         self: &Arc<Self>,
@@ -355,12 +371,28 @@ impl<E: Env> Shared<E> {
         T: Send + 'static,
         F: FnOnce(Arc<Self>) -> io::Result<T> + Send + 'static,
     {
+        let ran = lane.run(self.guarded(what, work)).await;
+        self.announced(what, ran)
+    }
+
+    /// `work`, unless something failed before; an error of it is the last thing that happens.
+    fn guarded<T, F>(
+        self: &Arc<Self>,
+        what: &'static str,
+        work: F,
+    ) -> impl FnOnce() -> io::Result<T> + Send + use<T, F, E>
+    where
+        F: FnOnce(Arc<Self>) -> io::Result<T> + Send + 'static,
+    {
         let shared = self.clone();
-        let run = move || {
+        move || {
             shared.health.check()?;
             work(shared.clone()).inspect_err(|error| shared.health.poison(format_args!("{what}: {error}")))
-        };
-        match lane.run(run).await {
+        }
+    }
+
+    fn announced<T>(&self, what: &'static str, ran: Result<io::Result<T>, LaneStopped>) -> io::Result<T> {
+        match ran {
             Ok(result) => result.inspect_err(|_| self.health.announce()),
             Err(stopped) => self.health.watch(what, Err(stopped.into())),
         }
@@ -528,6 +560,9 @@ pub(crate) fn closed() -> io::Error {
 }
 
 const FIRST_GENERATION: u64 = 1;
+/// A batch up to this size is applied in about the time in which two threads wake each other.
+const SHORT_ENTRIES_MAX: usize = 64;
+const SHORT_BYTES_MAX: usize = 64 << 10;
 
 impl<E: Env> fmt::Debug for StateMachine<E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -45,11 +45,16 @@ impl<E: Env> StateReader<E> {
         shared.health.check().map_err(StoreError::Stopped)?;
         let bytes_max = shared.config.scan_bytes_max;
         let bytes_max = if buggify!(at "scan stops after one row") { 0 } else { bytes_max };
+        let is_short = matches!(query, Query::Get { .. });
         let read = move |shared: Arc<Shared<E>>| {
             let reader = shared.reader.lock();
             answer(reader.as_ref().ok_or_else(super::closed)?, &query, bytes_max, TypeConfig::<E>::now)
         };
-        let answered = shared.section("the state cannot be read", read).await;
+        let what = "the state cannot be read";
+        let answered = match is_short {
+            true => shared.short_section(what, read).await,
+            false => shared.section(what, read).await,
+        };
         let (mut answer, opened) = answered.map_err(|error| StoreError::from_io("read", error))?;
         if planted!("revision-read-outside-transaction") {
             answer.revision = self.applied().map_or(0, |applied| applied.index);

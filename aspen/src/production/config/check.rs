@@ -55,6 +55,8 @@ pub struct Settings {
     pub relay_url: Option<iroh::RelayUrl>,
     pub raft: RaftTuning,
     pub store: StoreConfig,
+    /// Of the runtime; 1 to 64.
+    pub worker_threads: usize,
     pub log: String,
 }
 
@@ -140,6 +142,8 @@ fn option_env(name: &str) -> String {
     OPTIONS.iter().find(|option| option.name == name).map_or(String::new(), |option| option.env_name())
 }
 
+const WORKER_THREADS_MAX: usize = 64;
+
 /// Checks all values together. With a fatal finding there are no settings.
 pub fn settings(values: &Values) -> (Option<Settings>, Vec<Finding>) {
     let mut checker = Checker { values, findings: Vec::new() };
@@ -191,6 +195,7 @@ fn check(checker: &mut Checker<'_>) -> Settings {
             ..RaftTuning::default()
         },
         store: StoreConfig::default(),
+        worker_threads: checker.parse("worker-threads", "a number").unwrap_or(1),
         log: checker.text("log").unwrap_or_default(),
     };
     together(checker, settings)
@@ -209,6 +214,9 @@ fn together(checker: &mut Checker<'_>, mut settings: Settings) -> Settings {
     }
     if settings.data_dir.as_os_str().is_empty() {
         checker.fatal("data-dir", "it is empty");
+    }
+    if !(1..=WORKER_THREADS_MAX).contains(&settings.worker_threads) {
+        checker.fatal("worker-threads", format!("1 to {WORKER_THREADS_MAX} are allowed"));
     }
     if settings.node_id == Some(0) {
         checker.fatal("node-id", "ids begin with 1");

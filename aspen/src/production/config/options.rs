@@ -56,6 +56,12 @@ pub const OPTIONS: &[OptionSpec] = &[
     option("proposals-in-flight-max", "N", "1000", "Writes in progress; more are refused"),
     option("request-timeout-ms", "MS", "10000", "A request is answered after so long, whatever its outcome"),
     option("stop-timeout-ms", "MS", "5000", "A graceful stop takes no longer"),
+    option(
+        "worker-threads",
+        "N",
+        "1",
+        "Threads for HTTP, Raft and the network; more than 2 CPUs may be worth more than 1",
+    ),
     option("log", "FILTER", "info,openraft=error,iroh=error,noq=error", "What is logged to standard error"),
 ];
 

@@ -2,9 +2,15 @@
 //!
 //! A request goes to another node three times at most. What may have been delivered is never sent again, but for reads.
 
+use std::future::Future;
+use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use openraft::async_runtime::watch::WatchReceiver;
+use tokio::runtime::Handle;
 use tokio::time::Instant;
 
 use crate::command::Answer;
@@ -87,9 +93,10 @@ impl App {
     /// dropped half way.
     async fn ask_here(&self, request: Request) -> Result<Response, Refusal> {
         let node = self.node.clone();
-        match tokio::spawn(async move { node.ask(request).await }).await {
+        let call = async move { node.ask(request).await };
+        match ToTheEnd::new(AssertUnwindSafe(call).catch_unwind()).await {
             Ok(response) => sorted(response),
-            Err(error) => Err(Refusal::new(ErrorCode::NodeFailed, error.to_string())),
+            Err(_) => Err(Refusal::new(ErrorCode::NodeFailed, "the request made the node panic")),
         }
     }
 
@@ -158,6 +165,38 @@ impl App {
     }
 }
 
+/// A call that goes on in a task of its own when it is dropped, and costs none otherwise.
+struct ToTheEnd<T: Send + 'static>(Option<Pin<Box<dyn Future<Output = T> + Send>>>);
+
+impl<T: Send + 'static> ToTheEnd<T> {
+    fn new(call: impl Future<Output = T> + Send + 'static) -> Self {
+        ToTheEnd(Some(Box::pin(call)))
+    }
+}
+
+impl<T: Send + 'static> Future for ToTheEnd<T> {
+    type Output = T;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<T> {
+        // A call that panics is not put back: it cannot go on.
+        let mut call = self.0.take().expect("it is not polled again after its end");
+        let polled = call.as_mut().poll(context);
+        if polled.is_pending() {
+            self.0 = Some(call);
+        }
+        polled
+    }
+}
+
+impl<T: Send + 'static> Drop for ToTheEnd<T> {
+    fn drop(&mut self) {
+        // Outside a runtime the node is gone, and the call with it.
+        if let (Some(call), Ok(runtime)) = (self.0.take(), Handle::try_current()) {
+            drop(runtime.spawn(call));
+        }
+    }
+}
+
 pub(crate) fn mismatched() -> Refusal {
     Refusal::new(ErrorCode::InvalidReply, "the leader answered another question")
 }
@@ -178,4 +217,27 @@ fn not_forwarded(error: &TransportError) -> Refusal {
         TransportError::Closed => ErrorCode::Stopping,
     };
     Refusal::new(code, format!("the request was sent on to the leader: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::oneshot;
+
+    use super::*;
+
+    /// A client hangs up while its write is in progress: the write is not dropped half way.
+    #[tokio::test]
+    async fn a_dropped_call_goes_on() {
+        let (go, wait) = oneshot::channel::<()>();
+        let (say, said) = oneshot::channel();
+        let mut call = ToTheEnd::new(async move {
+            wait.await.unwrap();
+            say.send("done").unwrap();
+        });
+        assert!(futures_util::poll!(&mut call).is_pending());
+        drop(call);
+        go.send(()).unwrap();
+        assert_eq!(said.await, Ok("done"));
+        assert_eq!(ToTheEnd::new(async { 7 }).await, 7);
+    }
 }

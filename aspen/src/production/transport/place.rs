@@ -2,8 +2,10 @@
 //!
 //! The key is the identity; the rest is a hint. So a peer that moved is the same peer.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
+use std::sync::{Mutex, PoisonError};
 
 use iroh::PublicKey;
 
@@ -37,6 +39,29 @@ impl Place {
         Address(self.to_string())
     }
 }
+
+/// The places that were parsed last: reading a key verifies that it is a point of its curve, which takes longer than sending
+/// a request.
+#[derive(Debug, Default)]
+pub(super) struct Parsed(Mutex<BTreeMap<Address, Place>>);
+
+impl Parsed {
+    pub(super) fn place(&self, address: &Address) -> Result<Place, PlaceError> {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(place) = known.get(address) {
+            return Ok(place.clone());
+        }
+        let place: Place = address.0.parse()?;
+        if known.len() >= PARSED_MAX {
+            known.clear();
+        }
+        known.insert(address.clone(), place.clone());
+        Ok(place)
+    }
+}
+
+/// More than a cluster has members.
+const PARSED_MAX: usize = 256;
 
 /// Whether this can be looked up: `HOST:PORT`.
 pub(crate) fn check_at(at: &str) -> Result<(), &'static str> {
