@@ -45,11 +45,11 @@ pub const OPTIONS: &[OptionSpec] = &[
     option("heartbeat-interval-ms", "MS", "100", "Interval of the leader's heartbeats"),
     option("election-timeout-min-ms", "MS", "500", "A follower waits at least so long for a heartbeat"),
     option("election-timeout-max-ms", "MS", "1000", "and at most so long; also the leader's lease"),
-    option("snapshot-entries", "N", "5000", "A snapshot is taken after so many committed entries"),
+    option("snapshot-entries", "N", "20000", "A snapshot is taken after so many committed entries"),
     option(
         "snapshot-bytes",
         "N",
-        "268435456",
+        "67108864",
         "and after so many bytes of entries since the last one; 0: whatever their size",
     ),
     option("snapshot-age-ms", "MS", "0", "and when the last one is so old and something was applied since; 0: never"),
