@@ -90,6 +90,16 @@ impl View {
         }
     }
 
+    /// The highest id of those that `change` expels which the log has not passed yet.
+    pub fn to_be_passed(&self, change: &Change) -> Option<NodeId> {
+        let leaving: Vec<NodeId> = match change {
+            Change::Voters { remove, retain: false, .. } => remove.iter().copied().collect(),
+            Change::RemoveLearner { id } => vec![*id],
+            Change::Voters { .. } | Change::AddLearner { .. } | Change::Finish => Vec::new(),
+        };
+        leaving.into_iter().filter(|id| self.may_be_allocated(*id)).max()
+    }
+
     /// Whether a new node may get this id, if it is not a member's. Of founders of a cluster that has hardly written.
     fn may_be_allocated(&self, id: NodeId) -> bool {
         id > self.last_index

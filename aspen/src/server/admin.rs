@@ -28,6 +28,9 @@ use buggify::{assert_always, assert_reachable, assert_sometimes, buggify};
 
 type Written<E> = Result<ClientWriteResponse<TypeConfig<E>>, RaftError<TypeConfig<E>, ClientWriteError<TypeConfig<E>>>>;
 
+/// For a founder that leaves, so many blank entries are written at most.
+const BLANK_ENTRIES_MAX: u64 = 100;
+
 impl<E: Env> Server<E> {
     /// Carries out an operator's command, waiting for `budget` at most.
     pub(super) async fn admin(&self, request: AdminRequest, budget: Duration) -> Refused<AdminReply> {
@@ -67,6 +70,7 @@ impl<E: Env> Server<E> {
                     let reason = "this node is no member any more, and leads only until it steps down";
                     return Err(Refusal::new(ErrorCode::NotLeader, reason));
                 }
+                let view = self.past_the_ids_of_founders(&change, view).await?;
                 membership::check(&change, &view, &self.rules()).map_err(|unmet| refused_by_guard(&unmet))?;
                 let membership_log_id = metrics.membership_config.log_id().as_ref().map(LogPoint::from);
                 if expected.is_some() && expected != membership_log_id && !planted!("change-of-older-membership") {
@@ -101,6 +105,20 @@ impl<E: Env> Server<E> {
             // Founders have small ids of their own choice.
             assert_reachable!("a blank entry had the number of a founder", owed_by = "");
         }
+    }
+
+    /// A founder that is to leave a cluster that has hardly written: blank entries bring the log past its id, so that no new
+    /// node gets it. Nothing is written for a change that is refused anyway, nor for an id that is far away.
+    async fn past_the_ids_of_founders(&self, change: &Change, view: View) -> Refused<View> {
+        let near = |id: &NodeId| *id <= view.last_index + BLANK_ENTRIES_MAX;
+        let Some(id) = view.to_be_passed(change).filter(near) else { return Ok(view) };
+        let passed = View { last_index: id, ..view.clone() };
+        if membership::check(change, &passed, &self.rules()).is_err() {
+            return Ok(view);
+        }
+        assert_reachable!("blank entries brought the log past the id of a founder that leaves", owed_by = "");
+        while self.written(self.shared.raft.write_blank().await, false, None)?.index < id {}
+        Ok(passed)
     }
 
     async fn change(

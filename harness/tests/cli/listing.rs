@@ -10,7 +10,7 @@ pub const TESTS: &[super::Test] =
 fn lists_are_one_item_a_line_with_the_name_first() {
     let desk = Desk::new();
     for (what, items, first) in [
-        ("specs", 24, "default "),
+        ("specs", 25, "default "),
         ("bugs", 3, "easy "),
         ("assertions", 3, "cli::subject: every run starts "),
         ("buggify", 1, "cli::subject: subject.pause "),
