@@ -55,6 +55,15 @@ impl Operator {
         notebook::with(|notebook| notebook.demote(id, now_ns + DEMOTED_NS));
         let demoted = self.take_vote(change, &status, true).await;
         assert_sometimes!(demoted.is_ok(), "an operator took a node its vote", owed_by = "membership");
+        if demoted.is_ok() {
+            // As if it had been decided before and had been under way for long: it would undo what was done since.
+            let late = self.change(vote_for(id), &status).await;
+            assert_sometimes!(
+                late.is_err_and(|error| error.outcome == ErrorOutcome::Definite),
+                "a change of a membership no longer in force was refused",
+                owed_by = "membership"
+            );
+        }
     }
 
     /// What would be unsafe is refused, for a definite reason.
