@@ -124,7 +124,7 @@ mod tests {
             let said = said.clone();
             move || said.send((n, std::thread::current().id())).unwrap()
         };
-        drop(lane.run(move || drop(wait.recv())));
+        drop(lane.run(move || wait.recv().unwrap()));
         drop(lane.run_short(say(1)));
         drop(lane.run(say(2)));
         let third = lane.run_short(say(3));

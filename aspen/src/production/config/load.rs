@@ -172,7 +172,7 @@ mod tests {
         assert_eq!(of("data-dir"), ("line", Origin::CommandLine));
         assert_eq!(of("node-id"), ("7", Origin::File(path)));
         assert_eq!(of("http-addr"), ("1.2.3.4:5", Origin::Environment("ASPEN_HTTP_ADDR".to_owned())));
-        assert_eq!(of("snapshot-entries"), ("5000", Origin::Default));
+        assert_eq!(of("snapshot-entries"), ("20000", Origin::Default));
         assert_eq!(of("peers").0, "a,b");
         assert!(values.is_on("dev"));
         assert_eq!(values.unknown_variables, ["ASPEN_DATA_DIRECTORY"]);

@@ -45,7 +45,7 @@ pub const OPTIONS: &[OptionSpec] = &[
     option("heartbeat-interval-ms", "MS", "100", "Interval of the leader's heartbeats"),
     option("election-timeout-min-ms", "MS", "500", "A follower waits at least so long for a heartbeat"),
     option("election-timeout-max-ms", "MS", "1000", "and at most so long; also the leader's lease"),
-    option("snapshot-entries", "N", "5000", "A snapshot is taken after so many committed entries"),
+    option("snapshot-entries", "N", "20000", "A snapshot is taken after so many committed entries"),
     option("proposals-in-flight-max", "N", "1000", "Writes in progress; more are refused"),
     option("request-timeout-ms", "MS", "10000", "A request is answered after so long, whatever its outcome"),
     option("stop-timeout-ms", "MS", "5000", "A graceful stop takes no longer"),
