@@ -123,6 +123,21 @@ mod tests {
         }
     }
 
+    /// The bound is met, what is no place is never kept, and a place is the same however it was found.
+    #[test]
+    fn parsed_places_are_bounded() {
+        let key = SecretKey::from_bytes(&[7; 32]).public();
+        let parsed = Parsed::default();
+        for port in 1..=2 * PARSED_MAX + 1 {
+            let place = Place::new(key, format!("127.0.0.1:{port}"));
+            for _ in 0..2 {
+                assert_eq!(parsed.place(&place.address()), Ok(place.clone()));
+            }
+            assert!(parsed.place(&Address("nowhere".to_owned())).is_err());
+            assert!(parsed.0.lock().unwrap().len() <= PARSED_MAX);
+        }
+    }
+
     proptest! {
         #[test]
         fn no_text_makes_it_panic(text in any::<String>()) {
