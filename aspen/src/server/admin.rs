@@ -15,7 +15,7 @@ use openraft::errors::{ClientWriteError, PreconditionFailed, RaftError};
 use openraft::raft::{ClientWriteResponse, Precondition};
 use openraft::type_config::TypeConfigExt;
 use openraft::type_config::alias::InstantOf;
-use openraft::{ChangeMembers, Instant, RaftMetrics};
+use openraft::{ChangeMembers, Instant, RaftMetrics, ServerState};
 
 use crate::env::Env;
 use crate::error::ErrorCode;
@@ -54,7 +54,14 @@ impl<E: Env> Server<E> {
         let raft = &self.shared.raft;
         let leader = raft.as_leader().map_err(|forward| self.forward(forward))?;
         let metrics = raft.metrics().borrow_watched().clone();
-        if metrics.current_leader != Some(self.shared.config.id) {
+        // A leader that removed itself goes on naming itself for ever, and leads on for a moment, in which openraft relies on
+        // nobody to change the membership.
+        let view = view(&metrics);
+        let leads = metrics.state == ServerState::Leader && metrics.current_leader == Some(self.shared.config.id);
+        if !leads || !view.is_led_by_a_member() {
+            if leads {
+                assert_reachable!("a leader that was removed was asked by an operator", owed_by = "membership");
+            }
             return Err(Refusal {
                 leader: self.hint(),
                 ..Refusal::new(ErrorCode::NotLeader, "this node does not lead")
@@ -64,12 +71,6 @@ impl<E: Env> Server<E> {
             AdminRequest::Status => Ok(AdminReply::Status(self.status(&metrics))),
             AdminRequest::AllocateNodeId => self.allocate_node_id(&metrics).await.map(AdminReply::Allocated),
             AdminRequest::Change { change, expected } => {
-                let view = view(&metrics);
-                if !view.is_led_by_a_member() {
-                    assert_reachable!("a leader that was removed was asked for a change", owed_by = "membership");
-                    let reason = "this node is no member any more, and leads only until it steps down";
-                    return Err(Refusal::new(ErrorCode::NotLeader, reason));
-                }
                 let view = self.past_the_ids_of_founders(&change, view).await?;
                 membership::check(&change, &view, &self.rules()).map_err(|unmet| refused_by_guard(&unmet))?;
                 let membership_log_id = metrics.membership_config.log_id().as_ref().map(LogPoint::from);
@@ -84,7 +85,7 @@ impl<E: Env> Server<E> {
                 self.change(change, *metrics.membership_config.log_id(), preconditions).await.map(AdminReply::Changed)
             }
             AdminRequest::TransferLeadership { to } => {
-                let checked = membership::check_transfer(to, &view(&metrics), &self.rules());
+                let checked = membership::check_transfer(to, &view, &self.rules());
                 checked.map_err(|unmet| refused_by_guard(&unmet))?;
                 self.transfer(to, budget).await.map(|()| AdminReply::Transferred)
             }

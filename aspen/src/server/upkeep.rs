@@ -47,16 +47,21 @@ impl<E: Env> Server<E> {
 
     async fn purge_now(&self) -> Refused<Upkept> {
         let raft = &self.shared.raft;
-        let (snapshot, purged) = {
+        let (snapshot, purged, upto) = {
             let metrics = raft.metrics();
             let metrics = metrics.borrow_watched();
-            (metrics.snapshot, metrics.purged)
+            let upto = purgeable(&metrics, self.shared.config.raft.log_keep_entries);
+            (metrics.snapshot, metrics.purged.map(|id| id.index), upto)
         };
         let Some(snapshot) = snapshot else { return Err(nothing("there is no snapshot: take one first")) };
-        assert_sometimes!(purged < Some(snapshot), "an operator's purge had something to remove", owed_by = "mixed");
-        raft.trigger().purge_log(snapshot.index).await.map_err(|fatal| stopped(&fatal))?;
-        self.watched(|metrics| metrics.purged >= Some(snapshot)).await?;
-        Ok(Upkept::Purged(point(&snapshot)))
+        assert_sometimes!(purged < Some(upto), "an operator's purge had something to remove", owed_by = "mixed");
+        assert_sometimes!(upto < snapshot.index, "an operator's purge left what a follower lacks", owed_by = "mixed");
+        raft.trigger().purge_log(upto).await.map_err(|fatal| stopped(&fatal))?;
+        self.watched(|metrics| metrics.purged.as_ref().map(|id| id.index).max(Some(0)) >= Some(upto)).await?;
+        match raft.metrics().borrow_watched().purged {
+            Some(purged) => Ok(Upkept::Purged(point(&purged))),
+            None => Err(nothing("followers lack what the newest snapshot covers, and the log is short")),
+        }
     }
 
     async fn checkpoint_now(&self) -> Refused<Upkept> {
@@ -86,6 +91,17 @@ impl<E: Env> Server<E> {
             Ok(RaftMetrics { running_state: Ok(()), .. }) => Ok(()),
             Ok(_) | Err(_) => Err(Refusal::new(ErrorCode::NodeFailed, "Raft has stopped")),
         }
+    }
+}
+
+/// Up to where the log may go: the newest snapshot, unless a follower lacks some of what it covers. openraft postpones a purge
+/// of what it is sending; a snapshot that is finished meanwhile then schedules a shorter purge, which is an error to it.
+fn purgeable<E: Env>(metrics: &RaftMetrics<TypeConfig<E>>, keep: u64) -> u64 {
+    let snapshot = metrics.snapshot.as_ref().map_or(0, |id| id.index);
+    let is_told = |matched: &Option<LogId>| matched.as_ref().is_some_and(|matched| matched.index >= snapshot);
+    match metrics.replication.iter().flatten().all(|(_, matched)| is_told(matched)) {
+        true => snapshot,
+        false => snapshot.saturating_sub(keep),
     }
 }
 
