@@ -60,7 +60,7 @@ pub fn plan(shape: &Shape, draws: &mut Stream) -> Vec<Vec<PlannedOp>> {
         renew: draws.below(3),
         abandon: draws.below(4),
         transaction: 4 + draws.below(25),
-        stale: 5 + draws.below(12),
+        stale: 10 + draws.below(16),
     };
     let keys = Keys { count: [2, 4, 8, 16, 32][at(draws, 5)], hot: draws.below(2) == 0 };
     let pad_max = [0, 0, 40, 400, 4000][at(draws, 5)];
@@ -183,7 +183,7 @@ fn staleness(draws: &mut Stream) -> Staleness {
     let short = draws.below(12) == 0;
     let max_age_ms = match short {
         true => Some(5 + draws.below(20)),
-        false => [None, Some(50), Some(100), Some(300), Some(1000), Some(5000)][at(draws, 6)],
+        false => [None, Some(50), Some(100), Some(300), Some(1000), Some(3000)][at(draws, 6)],
     };
     Staleness { max_age_ms, monotonic: draws.below(2) == 0 }
 }
