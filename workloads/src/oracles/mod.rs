@@ -75,7 +75,7 @@ fn of_contracts() -> Vec<Box<dyn Oracle<Event>>> {
         Box::new(contracts::bank_total::BankTotal::default()),
         Box::new(contracts::append_list::AppendList::default()),
         Box::new(contracts::upkeep::Upkeep::default()),
-        Box::new(contracts::bounded::Bounded),
+        Box::new(contracts::bounded::Bounded::default()),
     ]
 }
 
