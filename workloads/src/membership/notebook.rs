@@ -8,7 +8,7 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 
 use aspen::message::{ClusterStatus, LogPoint};
-use aspen::types::NodeId;
+use aspen::types::{NodeId, Term};
 
 use super::duties::Machine;
 use crate::machines;
@@ -25,7 +25,7 @@ pub struct Notebook {
     /// Nodes that shall have no vote, until a time in ns.
     demoted: BTreeMap<NodeId, u64>,
     /// The highest index of a membership that some operator saw a node in.
-    seen_at: BTreeMap<NodeId, u64>,
+    seen_at: BTreeMap<NodeId, (Term, u64)>,
     /// Changes by what they would do that were made, or may have been, or may yet be.
     adding: BTreeMap<NodeId, u32>,
     removing: BTreeMap<NodeId, u32>,
@@ -112,7 +112,7 @@ impl Notebook {
 
     /// Takes note of who is a member. Returns whom nobody can have added or removed, with what is wrong.
     pub fn look(&mut self, status: &ClusterStatus, founders: &BTreeSet<NodeId>) -> Option<String> {
-        let at = status.membership?.index;
+        let at = status.membership.map(|point| (point.term, point.index))?;
         let members: BTreeSet<NodeId> = status.members.keys().copied().collect();
         let is_possible =
             |changes: &BTreeMap<NodeId, u32>, id: &NodeId| changes.get(id).is_some_and(|count| *count > 0);
@@ -134,7 +134,8 @@ impl Notebook {
     /// committed membership later than every one it was seen in tells. What may still be added then is a learner, and none
     /// becomes a voter unseen.
     pub fn is_gone(&self, status: &ClusterStatus, id: NodeId) -> bool {
-        let later = status.membership.map(|point| point.index) > self.seen_at.get(&id).copied();
+        // By term first: a membership that was seen at a deposed leader may be further on in a log that is no more.
+        let later = status.membership.map(|point| (point.term, point.index)) > self.seen_at.get(&id).copied();
         status.is_committed && later && !status.members.contains_key(&id)
     }
 
