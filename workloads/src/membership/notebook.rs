@@ -24,8 +24,10 @@ pub struct Notebook {
     wanted: BTreeMap<u32, bool>,
     /// Nodes that shall have no vote, until a time in ns.
     demoted: BTreeMap<NodeId, u64>,
-    /// The highest index of a membership that some operator saw a node in.
+    /// The latest membership (term and index) that some operator saw a node in.
     seen_at: BTreeMap<NodeId, (Term, u64)>,
+    /// Nodes that some operator saw in a committed membership.
+    settled: BTreeSet<NodeId>,
     /// Changes by what they would do that were made, or may have been, or may yet be.
     adding: BTreeMap<NodeId, u32>,
     removing: BTreeMap<NodeId, u32>,
@@ -117,9 +119,13 @@ impl Notebook {
         let is_possible =
             |changes: &BTreeMap<NodeId, u32>, id: &NodeId| changes.get(id).is_some_and(|count| *count > 0);
         let intruder = members.iter().find(|id| !founders.contains(id) && !is_possible(&self.adding, id)).copied();
-        let gone = |id: &&NodeId| self.is_gone(status, **id) && self.seen_at.contains_key(id);
-        let missing = self.seen_at.keys().find(|id| gone(id) && !is_possible(&self.removing, id)).copied();
+        // Who was seen in a membership that was never committed goes without being removed.
+        let gone = |id: &&NodeId| self.is_gone(status, **id);
+        let missing = self.settled.iter().find(|id| gone(id) && !is_possible(&self.removing, id)).copied();
         for id in members {
+            if status.is_committed {
+                self.settled.insert(id);
+            }
             let seen_at = self.seen_at.entry(id).or_default();
             *seen_at = at.max(*seen_at);
         }
@@ -131,11 +137,14 @@ impl Notebook {
     }
 
     /// Whether a node is out of the cluster for good. A leader that was deposed may not know yet that it came in: only a
-    /// committed membership later than every one it was seen in tells. What may still be added then is a learner, and none
+    /// committed membership later than every one it was seen in tells, or a leader of a later term, which has what was
+    /// committed of those (Raft, section 5.4) and replaces what was not. What may still be added then is a learner, and none
     /// becomes a voter unseen.
     pub fn is_gone(&self, status: &ClusterStatus, id: NodeId) -> bool {
         // By term first: a membership that was seen at a deposed leader may be further on in a log that is no more.
-        let later = status.membership.map(|point| (point.term, point.index)) > self.seen_at.get(&id).copied();
+        let seen_at = self.seen_at.get(&id).copied();
+        let later = status.membership.map(|point| (point.term, point.index)) > seen_at
+            || seen_at.is_some_and(|(term, _)| status.term > term);
         status.is_committed && later && !status.members.contains_key(&id)
     }
 
@@ -267,6 +276,25 @@ mod tests {
         assert!(notebook.is_gone(&status(10, &[1]), 7));
         let open = ClusterStatus { is_committed: false, ..status(10, &[1]) };
         assert!(!notebook.is_gone(&open, 7));
+    }
+
+    /// Node 7 was added by the leader of term 2, whose entry never was committed, though its index is higher.
+    #[test]
+    fn a_membership_that_was_never_committed_holds_nobody() {
+        let founders = [1].into();
+        let of_term = |term, point: (u64, u64), is_committed, members: &[NodeId]| ClusterStatus {
+            term,
+            membership: Some(LogPoint { term: point.0, index: point.1 }),
+            is_committed,
+            ..status(0, members)
+        };
+        let mut notebook = Notebook::default();
+        notebook.asks(&Effect { adds: [7].into(), ..Effect::default() });
+        assert_eq!(notebook.look(&of_term(2, (2, 20), false, &[1, 7]), &founders), None);
+        assert!(!notebook.is_gone(&of_term(2, (1, 9), true, &[1]), 7), "the leader of that term may be asked again");
+        assert!(notebook.is_gone(&of_term(3, (1, 9), true, &[1]), 7), "the next one does not have it");
+        assert!(notebook.is_gone(&of_term(3, (3, 15), true, &[1]), 7), "a later term counts more than a higher index");
+        assert_eq!(notebook.look(&of_term(3, (1, 9), true, &[1]), &founders), None, "nobody had to remove it");
     }
 
     #[test]
