@@ -12,6 +12,9 @@ use workloads::byzantine;
 /// A snapshot every five entries, and no log kept behind it.
 const SHORT_LOGS: &[(&str, i64)] = &[("raft.snapshot_entries", 5), ("raft.log_keep_entries", 0)];
 
+/// Far more entries than a scenario writes.
+const NEVER_BY_ENTRIES: (&str, i64) = ("raft.snapshot_entries", 100_000);
+
 #[test]
 fn a_leader_that_restarts_has_what_it_acknowledged() {
     let mut tester = AspenRaftTester::new(3, "leader-restart");
@@ -213,6 +216,28 @@ fn a_node_that_restarts_while_it_receives_a_snapshot_starts_over() {
     tester.restart_node(lagging);
     tester.wait_for_log_sync();
     assert!(tester.metrics().snapshot(lagging) > behind + 5);
+    tester.end();
+}
+
+#[test]
+fn a_snapshot_is_due_by_bytes_long_before_it_is_by_entries() {
+    let mut tester =
+        AspenRaftTester::with_knobs(1, "snapshot-by-bytes", &[NEVER_BY_ENTRIES, ("raft.snapshot_bytes", 2_000)]);
+    tester.write_many("key", 100).unwrap();
+    tester.wait_until("a snapshot was taken", |state| state.snapshot(0) > 50);
+    tester.end();
+}
+
+#[test]
+fn a_snapshot_is_due_by_its_age_when_there_is_news() {
+    let mut tester =
+        AspenRaftTester::with_knobs(1, "snapshot-by-age", &[NEVER_BY_ENTRIES, ("raft.snapshot_age_ms", 5_000)]);
+    tester.write("a", "1").unwrap();
+    let written = tester.metrics().last(0);
+    tester.wait_until("a snapshot was taken", move |state| state.snapshot(0) >= written);
+    let first = tester.metrics().snapshot(0);
+    tester.write("a", "2").unwrap();
+    tester.wait_until("the next one was taken", move |state| state.snapshot(0) > first);
     tester.end();
 }
 

@@ -104,21 +104,18 @@ impl<E: Env> Client<E> {
 
     /// Reads a linearizable state: one that contains every write acknowledged before this call.
     pub async fn query(&self, query: Query) -> Result<Answer, ClientError> {
-        let deadline = self.deadline();
-        let call = Call { request: Request::Read { query, budget_ms: 0 }, repeatable: true, to: Addressee::Leader };
-        match self.deliver(call, deadline).await {
-            Ok(Delivered { response: Response::Answered(answer), .. }) => Ok(answer),
-            Ok(other) => Err(mismatched(&other.response)),
-            Err(error) => Err(error),
-        }
-        .map_err(|error| ClientError { outcome: ErrorOutcome::Definite, ..error })
+        self.read(Request::Read { query, budget_ms: 0 }, Addressee::Leader).await
     }
 
     /// Reads what is applied at any node, within `bound`: at one that is drawn at random, then at the same one as long as it
     /// answers. A client that must not see time go back asks for the revision of the last answer or reply it had.
     pub async fn query_stale(&self, query: Query, bound: StaleBound) -> Result<Answer, ClientError> {
-        let request = Request::StaleRead { query, bound, budget_ms: 0 };
-        match self.deliver(Call { request, repeatable: true, to: Addressee::Any }, self.deadline()).await {
+        self.read(Request::StaleRead { query, bound, budget_ms: 0 }, Addressee::Any).await
+    }
+
+    /// A read changes nothing: it is repeated until the deadline, and one that failed is definite.
+    async fn read(&self, request: Request, to: Addressee) -> Result<Answer, ClientError> {
+        match self.deliver(Call { request, repeatable: true, to }, self.deadline()).await {
             Ok(Delivered { response: Response::Answered(answer), .. }) => Ok(answer),
             Ok(other) => Err(mismatched(&other.response)),
             Err(error) => Err(error),
@@ -351,7 +348,7 @@ struct Call {
 enum Addressee {
     /// Whoever leads.
     Leader,
-    /// Whoever answers, each time another.
+    /// Whoever answers.
     Any,
     /// This node and no other.
     Node(NodeId, Address),

@@ -22,6 +22,9 @@ use crate::server::{Refused, Server};
 use crate::types::TypeConfig;
 use buggify::{assert_always, assert_reachable, assert_sometimes, buggify};
 
+/// Why the leader was not confirmed.
+type Unconfirmed<E> = RaftError<TypeConfig<E>, LinearizableReadError<TypeConfig<E>>>;
+
 impl<E: Env> Server<E> {
     /// Reads a state that contains every write acknowledged before this call. Waits for `budget` at most.
     pub(super) async fn read(&self, query: Query, budget: Duration) -> Refused<Answer> {
@@ -85,17 +88,14 @@ impl<E: Env> Server<E> {
         confirmed.map_err(late)?.map_err(|error| self.not_confirmed(error))
     }
 
-    async fn confirm(
-        &self,
-        budget: Duration,
-    ) -> Result<u64, RaftError<TypeConfig<E>, LinearizableReadError<TypeConfig<E>>>> {
+    async fn confirm(&self, budget: Duration) -> Result<u64, Unconfirmed<E>> {
         // Shorter than the whole, so that the client hears why it has to wait.
         let option = LinearizerOption::from(ReadPolicy::ReadIndex).with_wait_timeout(budget * 3 / 4);
         let linearizer = self.shared.raft.get_read_linearizer(option).await?;
         Ok(linearizer.read_log_id().index())
     }
 
-    fn not_confirmed(&self, error: RaftError<TypeConfig<E>, LinearizableReadError<TypeConfig<E>>>) -> Refusal {
+    fn not_confirmed(&self, error: Unconfirmed<E>) -> Refusal {
         match error {
             RaftError::APIError(LinearizableReadError::ForwardToLeader(forward)) => self.forward(forward),
             RaftError::APIError(LinearizableReadError::QuorumNotEnough(missing)) => {

@@ -57,7 +57,7 @@ impl<E: Env> Server<E> {
         assert_sometimes!(purged < Some(upto), "an operator's purge had something to remove", owed_by = "mixed");
         assert_sometimes!(upto < snapshot.index, "an operator's purge left what a follower lacks", owed_by = "mixed");
         raft.trigger().purge_log(upto).await.map_err(|fatal| stopped(&fatal))?;
-        self.watched(|metrics| metrics.purged.as_ref().map(|id| id.index).max(Some(0)) >= Some(upto)).await?;
+        self.watched(|metrics| metrics.purged.as_ref().map_or(0, |id| id.index) >= upto).await?;
         match raft.metrics().borrow_watched().purged {
             Some(purged) => Ok(Upkept::Purged(point(&purged))),
             None => Err(nothing("followers lack what the newest snapshot covers, and the log is short")),

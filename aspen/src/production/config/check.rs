@@ -279,7 +279,7 @@ mod tests {
 
     #[test]
     fn every_mistake_is_fatal_and_names_its_option() {
-        let cases: [(&[&str], &str); 16] = [
+        let cases: [(&[&str], &str); 20] = [
             (&["--node-id", "one"], "node-id"),
             (&["--node-id", "0"], "node-id"),
             (&["--data-dir", ""], "data-dir"),
@@ -296,6 +296,10 @@ mod tests {
             (&["--heartbeat-interval-ms", "0"], "raft"),
             (&["--election-timeout-min-ms", "5000"], "raft"),
             (&["--proposals-in-flight-max", "10001"], "proposals-in-flight-max"),
+            (&["--worker-threads", "0"], "worker-threads"),
+            (&["--worker-threads", "65"], "worker-threads"),
+            (&["--snapshot-bytes", "64MiB"], "snapshot-bytes"),
+            (&["--snapshot-age-ms", "never"], "snapshot-age-ms"),
         ];
         for (arguments, option) in cases {
             let (settings, findings) = check(arguments, &[]);

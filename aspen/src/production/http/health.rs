@@ -122,11 +122,11 @@ async fn report(app: &App) -> HealthReport {
 /// is another one.
 fn heard_leader(app: &App) -> Result<NodeId, String> {
     let leader = app.leader().ok_or("no leader is known")?;
-    let age_max = Duration::from_millis(2 * app.config.raft.election_max_ms);
+    let silence_max = Duration::from_millis(2 * app.config.raft.election_max_ms);
     match app.node.silence() {
-        Some(age) if age <= age_max => Ok(leader.id),
-        Some(age) if leader.id == app.node.id() => Err(format!("no quorum was heard for {age:?}")),
-        Some(age) => Err(format!("the leader was not heard for {age:?}")),
+        Some(silence) if silence <= silence_max => Ok(leader.id),
+        Some(silence) if leader.id == app.node.id() => Err(format!("no quorum was heard for {silence:?}")),
+        Some(silence) => Err(format!("the leader was not heard for {silence:?}")),
         None => Err("the leader was not heard yet".to_owned()),
     }
 }

@@ -112,7 +112,7 @@ pub struct RaftStatus {
     pub purged: Option<Point>,
     pub voters: Vec<Vec<NodeId>>,
     pub learners: Vec<NodeId>,
-    /// How old the state here may be, in ms.
+    /// For how long no leader was heard or, by the leader, no quorum, in ms.
     pub silence_ms: Option<u64>,
     /// Of the leader only.
     pub followers: BTreeMap<NodeId, FollowerStatus>,
