@@ -206,6 +206,9 @@ impl LogDisk {
         if planted!("purge-mark-late") {
             self.remove_purged(changes)?;
         }
+        // redb frees what a commit replaced in a second, non-durable commit right behind it, whose pages the next one has
+        // to write. A reader of the state before puts that off to the next commit, which then does it for nothing.
+        let _before = self.database.begin_read().map_err(failure)?;
         let mut transaction = self.database.begin_write().map_err(failure)?;
         if planted!("vote-not-synced") && matches!(changes, [Change::Vote(_)] | [Change::Vote(_), Change::Committed(_)])
         {
