@@ -62,6 +62,29 @@ impl Command {
             | Command::CloseSession { .. } => false,
         }
     }
+
+    /// Bytes of its keys and values; of a transaction in the longer branch.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Command::Set { key, value } | Command::CompareAndSwap { key, value, .. } => key.len() + value.len(),
+            Command::SetMulti { pairs } => pairs.iter().map(|pair| pair.key.len() + pair.value.len()).sum(),
+            Command::Delete { key } => key.len(),
+            Command::OpenSession { .. } | Command::RefreshSession { .. } | Command::CloseSession { .. } => 0,
+            Command::Transaction { then, otherwise, .. } => {
+                let branch = |ops: &[TxnOp]| ops.iter().map(TxnOp::bytes).sum::<usize>();
+                branch(then).max(branch(otherwise))
+            }
+        }
+    }
+}
+
+impl TxnOp {
+    fn bytes(&self) -> usize {
+        match self {
+            TxnOp::Set { key, value } => key.len() + value.len(),
+            TxnOp::Delete { key } | TxnOp::Get { key } => key.len(),
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

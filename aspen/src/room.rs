@@ -14,8 +14,11 @@ use buggify::assert_reachable;
 pub const REFUSE_PERCENT: u64 = 95;
 /// Percent of the disk in use up to which they are taken again.
 pub const RELIEF_PERCENT: u64 = 93;
-/// The disk is asked at most so often.
+/// The disk is asked at most so often, unless much is stored meanwhile.
 pub const LOOK_PAUSE: Duration = Duration::from_millis(200);
+/// What is stored is written about so often before it is in its place: log, write-ahead log and database, the pages around it,
+/// and a snapshot. So much less is taken before the disk is asked again.
+const WRITTEN_TIMES: u64 = 8;
 
 /// Bytes of a file system.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,6 +28,11 @@ pub struct Usage {
 }
 
 impl Usage {
+    /// Bytes that can be used until `percent` of the disk are.
+    fn below(&self, percent: u64) -> u64 {
+        (self.total / 100 * percent).saturating_sub(self.used)
+    }
+
     /// Rounded up; what a file system reserves for its administrator counts as used.
     pub fn percent(&self) -> u64 {
         if self.total == 0 {
@@ -44,25 +52,31 @@ pub(crate) struct Room<I> {
 #[derive(Clone, Copy, Debug)]
 struct State<I> {
     looked: Option<I>,
+    /// Bytes that may be stored before the next look.
+    allowance: u64,
     refuses: bool,
 }
 
 impl<I> Default for Room<I> {
     fn default() -> Self {
-        Room { state: Mutex::new(State { looked: None, refuses: false }) }
+        Room { state: Mutex::new(State { looked: None, allowance: 0, refuses: false }) }
     }
 }
 
 impl<I: openraft::Instant> Room<I> {
-    /// Whether there is too little room now. `usage` is asked when the last look is too long ago; `None` is a disk that
-    /// nothing is known of, which is not refused for.
-    pub(crate) fn is_short(&self, now: I, usage: impl FnOnce() -> Option<Usage>) -> bool {
+    /// Whether there is too little room now for `bytes` more. `usage` is asked when the last look is too long ago, or when
+    /// what was taken since could have used up what was left; `None` is a disk that nothing is known of, which is not refused for.
+    pub(crate) fn is_short(&self, now: I, bytes: u64, usage: impl FnOnce() -> Option<Usage>) -> bool {
         let mut state = self.lock();
-        if state.looked.is_some_and(|looked| now.saturating_duration_since(looked) < LOOK_PAUSE) {
+        let recent = state.looked.is_some_and(|looked| now.saturating_duration_since(looked) < LOOK_PAUSE);
+        if recent && (state.refuses || bytes <= state.allowance) {
+            state.allowance = state.allowance.saturating_sub(bytes);
             return state.refuses;
         }
         state.looked = Some(now);
-        let percent = usage().map_or(0, |usage| usage.percent());
+        let usage = usage();
+        state.allowance = usage.map_or(u64::MAX, |usage| usage.below(REFUSE_PERCENT) / WRITTEN_TIMES);
+        let percent = usage.map_or(0, |usage| usage.percent());
         let refuses = is_short(state.refuses, percent);
         match (state.refuses, refuses) {
             (false, true) => tracing::error!("the disk is {percent} % full: writes are refused, deletes are not"),
@@ -103,10 +117,19 @@ mod tests {
     fn the_disk_is_asked_now_and_then() {
         let (room, begun) = (Room::default(), <Clock as openraft::Instant>::now());
         let full = || Some(Usage { used: 99, total: 100 });
-        assert!(room.is_short(begun, full));
-        assert!(room.is_short(begun, || panic!("it was asked a moment ago")));
+        assert!(room.is_short(begun, 1, full));
+        assert!(room.is_short(begun, 1, || panic!("it was asked a moment ago")));
         let later = begun + LOOK_PAUSE;
-        assert!(!room.is_short(later, || Some(Usage { used: 10, total: 100 })));
-        assert!(!room.is_short(later + LOOK_PAUSE, || None), "of an unknown disk nothing is feared");
+        assert!(!room.is_short(later, 1, || Some(Usage { used: 10, total: 100 })));
+        assert!(!room.is_short(later + LOOK_PAUSE, 1, || None), "of an unknown disk nothing is feared");
+    }
+
+    #[test]
+    fn the_disk_is_asked_again_before_what_is_taken_could_fill_it() {
+        let (room, now) = (Room::default(), <Clock as openraft::Instant>::now());
+        let half = || Some(Usage { used: 500, total: 1000 });
+        assert!(!room.is_short(now, 10, half));
+        assert!(!room.is_short(now, 50, || panic!("there was room for more, ever so often written")));
+        assert!(room.is_short(now, 50, || Some(Usage { used: 960, total: 1000 })));
     }
 }

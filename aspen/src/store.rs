@@ -14,7 +14,9 @@ use crate::env::{Env, Lane};
 use crate::floor::DurableFloor;
 use crate::health::Health;
 use crate::limits::Limits;
-use crate::log_store::{LOG_FILE, LogConfig, LogRecovery, LogStore};
+use crate::log_store::{LOG_FILE, LOG_FILE_DAMAGED, LogConfig, LogRecovery, LogStore};
+use crate::snapshot::directory;
+use crate::state_machine::files::POINTER_FILE;
 use crate::state_machine::{StateConfig, StateMachine, StateReader, StateRecovery};
 use crate::types::LogId;
 
@@ -135,6 +137,12 @@ impl fmt::Display for RecoveryReport {
 /// Why the stores cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
+    /// There is no room on the disk. Nothing is lost.
+    #[error(
+        "the store could not {doing}, the disk is full: {source}; make room on the file system of the data directory, nothing \
+         is lost"
+    )]
+    Full { doing: &'static str, source: io::Error },
     /// The operating system refused; the same directory may work later.
     #[error("the store could not {doing}: {source}")]
     Io { doing: &'static str, source: io::Error },
@@ -156,6 +164,7 @@ impl StoreError {
     pub(crate) fn from_io(doing: &'static str, source: io::Error) -> Self {
         match source.kind() {
             io::ErrorKind::InvalidData => StoreError::Damaged { doing, what: source.to_string() },
+            io::ErrorKind::StorageFull => StoreError::Full { doing, source },
             _ => StoreError::Io { doing, source },
         }
     }
@@ -165,7 +174,7 @@ const REPLACE: &str = "something other than this program changed it, or a disk l
                        node from the cluster, and add one with a new id and an empty directory in its place";
 
 /// Opens the stores of `dir`, making both if there are none, and checks them against each other. On an error nothing is
-/// open.
+/// open, and the next try finds what this one found.
 pub async fn open<E: Env>(env: &E, dir: &Path, config: &StoreConfig) -> Result<Stores<E>, StoreError> {
     let health = Health::default();
     let floor = DurableFloor::default();
@@ -173,13 +182,13 @@ pub async fn open<E: Env>(env: &E, dir: &Path, config: &StoreConfig) -> Result<S
         let (env, dir, must_exist) = (env.clone(), dir.to_owned(), config.must_exist);
         move || {
             make_durable_directory(&env, &dir)?;
-            Ok(must_exist && !env.exists(&dir.join(LOG_FILE))?)
+            directory::remove_leftovers(&env, &dir)?;
+            find_loss(&env, &dir, must_exist)
         }
     };
     let made = env.lane("store").run(make_directory).await.unwrap_or_else(|stopped| Err(stopped.into()));
-    let is_lost = made.map_err(|error| StoreError::from_io("make its directory", error))?;
-    if is_lost {
-        let found = "the node has served before, but there is no log: the vote is lost".to_owned();
+    if let Some(lost) = made.map_err(|error| StoreError::from_io("make its directory", error))? {
+        let found = format!("{lost}, but there is no log: the vote is lost");
         return Err(StoreError::Inconsistent { found, advice: REPLACE });
     }
     let opened = LogStore::open(env, dir, config.log(), health.clone(), Some(floor.clone())).await;
@@ -218,6 +227,22 @@ async fn open_state<E: Env>(
     Ok((state, reader, recovery))
 }
 
+/// What tells that there was a log, if there is none. It is looked for before a log is made: an empty one would be taken for
+/// the node's own at the next start.
+fn find_loss<E: Env>(env: &E, dir: &Path, must_exist: bool) -> io::Result<Option<&'static str>> {
+    if env.exists(&dir.join(LOG_FILE))? {
+        return Ok(None);
+    }
+    // The log is durable before anything else is made.
+    if env.exists(&dir.join(POINTER_FILE))? {
+        return Ok(Some("there is a state"));
+    }
+    if env.exists(&dir.join(LOG_FILE_DAMAGED))? {
+        return Ok(Some("there is a damaged log"));
+    }
+    Ok(must_exist.then_some("the node has served before"))
+}
+
 /// Makes `dir`, and makes its name last: a directory that vanishes takes the vote with it.
 fn make_durable_directory<E: Env>(env: &E, dir: &Path) -> io::Result<()> {
     env.create_dir_all(dir)?;
@@ -249,8 +274,11 @@ fn check(recovery: &RecoveryReport) -> Result<(), StoreError> {
     let inconsistent = |found: String| Err(StoreError::Inconsistent { found, advice: REPLACE });
     let RecoveryReport { log, state } = recovery;
     let covered = state.applied.max(state.snapshot);
-    if log.created && covered.is_some() {
-        return inconsistent(format!("there is a state, applied to {covered:?}, but no log: the vote is lost"));
+    if let Some(covered) = covered
+        && log.vote.is_none()
+    {
+        // No entry is appended, and no snapshot installed, before the vote of its leader is durable.
+        return inconsistent(format!("the state was applied to {covered}, but the log has no vote"));
     }
     if log.purged > covered {
         return inconsistent(format!(

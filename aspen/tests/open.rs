@@ -63,11 +63,40 @@ fn a_lost_log_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         fill(dir.path(), false).await;
         std::fs::remove_file(dir.path().join(LOG_FILE)).unwrap();
+        for attempt in ["the first", "the second"] {
+            let error = open(dir.path()).await.unwrap_err();
+            assert!(
+                matches!(&error, StoreError::Inconsistent { found, .. } if found.contains("the vote is lost")),
+                "{attempt}: {error}"
+            );
+        }
+        assert!(!dir.path().join(LOG_FILE).exists(), "a refusal leaves no log that the next start would believe");
+    });
+}
+
+#[test]
+fn a_new_log_beside_an_old_state_is_refused() {
+    run(async {
+        let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        fill(dir.path(), false).await;
+        close(open(other.path()).await.unwrap()).await;
+        std::fs::copy(other.path().join(LOG_FILE), dir.path().join(LOG_FILE)).unwrap();
         let error = open(dir.path()).await.unwrap_err();
-        assert!(
-            matches!(&error, StoreError::Inconsistent { found, .. } if found.contains("the vote is lost")),
-            "{error}"
-        );
+        assert!(matches!(&error, StoreError::Inconsistent { found, .. } if found.contains("no vote")), "{error}");
+    });
+}
+
+#[test]
+fn what_was_half_written_goes_first() {
+    run(async {
+        let dir = tempfile::tempdir().unwrap();
+        fill(dir.path(), false).await;
+        let leftovers = ["building-snapshot", "incoming-0123456789abcdef-0"].map(|name| dir.path().join(name));
+        leftovers.iter().for_each(|path| std::fs::write(path, b"half").unwrap());
+        // The start fails, and has made room all the same.
+        std::fs::write(dir.path().join(LOG_FILE), b"").unwrap();
+        open(dir.path()).await.unwrap_err();
+        assert!(leftovers.iter().all(|path| !path.exists()));
     });
 }
 

@@ -32,7 +32,7 @@ const FORMAT: &str = "format";
 pub const LOG_FILE: &str = "log.redb";
 const LOG_FILE_NEW: &str = "log.redb.tmp";
 /// Where a log is put that cannot be trusted.
-const LOG_FILE_DAMAGED: &str = "log.redb.damaged";
+pub const LOG_FILE_DAMAGED: &str = "log.redb.damaged";
 
 /// Encoded entries, back to back.
 #[derive(Debug, Default)]

@@ -42,7 +42,7 @@ use disk::{EncodedBatch, LogDisk};
 use tail::Tail;
 use writer::Op;
 
-pub use disk::LOG_FILE;
+pub use disk::{LOG_FILE, LOG_FILE_DAMAGED};
 pub(crate) use disk::damaged;
 
 /// Knobs of the log.

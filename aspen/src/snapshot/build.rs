@@ -2,6 +2,8 @@
 //!
 //! Steps run in the state's lane, between applies; the file is written in a lane of its own. The name comes last: temporary
 //! file, sync, rename, directory sync.
+//!
+//! A disk without room for a snapshot stops nothing: what was written goes, and it is tried again a while later.
 
 use std::io;
 use std::path::PathBuf;
@@ -64,8 +66,7 @@ impl<E: Env> RaftSnapshotBuilder<TypeConfig<E>> for SnapshotBuilder<E> {
     type SnapshotData = SnapshotFile<E>;
 
     async fn build_snapshot(&mut self) -> io::Result<SnapshotOf<TypeConfig<E>, SnapshotFile<E>>> {
-        let shared = self.shared.clone();
-        let built = shared.health.watch(WHAT, self.build().await)?;
+        let built = self.build_when_there_is_room().await?;
         Ok(openraft::storage::Snapshot { meta: built.meta, snapshot: built.file })
     }
 }
@@ -75,7 +76,27 @@ impl<E: Env> SnapshotBuilder<E> {
         SnapshotBuilder { shared }
     }
 
-    async fn build(&self) -> io::Result<Current<E>> {
+    /// Builds a snapshot; where there is no room for one the current one is the answer, or, while there is none, the wait
+    /// for room.
+    async fn build_when_there_is_room(&self) -> io::Result<Current<E>> {
+        let shared = &self.shared;
+        loop {
+            let not_before = shared.view().snapshot_not_before;
+            if not_before.is_none_or(|not_before| TypeConfig::<E>::now() >= not_before) {
+                match self.build().await {
+                    Err(error) if is_full(&error) && shared.health.check().is_ok() => {}
+                    built => return shared.health.watch(WHAT, built),
+                }
+            }
+            if let Some(current) = shared.view().snapshot.clone() {
+                return Ok(current);
+            }
+            TypeConfig::<E>::sleep(ROOM_PAUSE).await;
+        }
+    }
+
+    /// Builds a snapshot. [`io::ErrorKind::StorageFull`] where there is no room for its file; the store is sound then.
+    pub(crate) async fn build(&self) -> io::Result<Current<E>> {
         let shared = &self.shared;
         // One at a time: they share the pinned connection and the temporary name.
         let _one = shared.builds.lock().await;
@@ -93,6 +114,11 @@ impl<E: Env> SnapshotBuilder<E> {
                 }
             };
             let applied = shared.lane.run(unpin).await?;
+            if let Err(error) = &built
+                && is_full(error)
+            {
+                self.give_up().await?;
+            }
             match built? {
                 Built::Done(current) => {
                     // The view may be behind: a commit can be read before the task that asked for it has gone on.
@@ -115,6 +141,18 @@ impl<E: Env> SnapshotBuilder<E> {
                 }
             }
         }
+    }
+
+    /// Makes room again, and keeps the next try away for a while: whatever is applied asks for a snapshot once one is due.
+    async fn give_up(&self) -> io::Result<()> {
+        let shared = &self.shared;
+        shared.health.check()?;
+        let remove = |shared: Arc<Shared<E>>| directory::remove_building(&shared.env, &shared.dir);
+        shared.file_section(WHAT, remove).await?;
+        shared.view().snapshot_not_before = Some(TypeConfig::<E>::now() + ROOM_PAUSE);
+        assert_reachable!("a snapshot was given up because the disk was full", owed_by = "disk");
+        tracing::error!("there is no room for a snapshot: it is tried again in {ROOM_PAUSE:?}, and the log grows meanwhile");
+        Ok(())
     }
 
     async fn try_build(&self, may_abandon: bool) -> io::Result<Built<E>> {
@@ -243,7 +281,7 @@ struct Writing<E: Env> {
 impl<E: Env> Writing<E> {
     async fn create(shared: Arc<Shared<E>>, path: PathBuf) -> io::Result<Self> {
         let at = path.clone();
-        let file = Arc::new(shared.file_section(WHAT, move |shared| shared.env.create(&at)).await?);
+        let file = Arc::new(unless_full(&shared, move |shared| shared.env.create(&at)).await?);
         Ok(Writing { shared, file, path, offset: 0, hasher: blake3::Hasher::new() })
     }
 
@@ -254,7 +292,7 @@ impl<E: Env> Writing<E> {
         self.hasher.update(&bytes);
         let (file, at) = (self.file.clone(), self.offset);
         self.offset += bytes.len() as u64;
-        self.shared.file_section(WHAT, move |_| file.write_all_at(&bytes, at)).await
+        unless_full(&self.shared, move |_| file.write_all_at(&bytes, at)).await
     }
 
     /// Adds the checksum, makes the file durable, gives it its name, and makes it the current snapshot.
@@ -266,7 +304,7 @@ impl<E: Env> Writing<E> {
             TypeConfig::<E>::sleep(Duration::from_millis(100)).await;
         }
         if !planted!("snapshot-not-synced") {
-            shared.file_section(WHAT, move |_| file.sync()).await?;
+            unless_full(&shared, move |_| file.sync()).await?;
         }
         if buggify!(at "snapshot waits between sync and rename") {
             TypeConfig::<E>::sleep(Duration::from_millis(100)).await;
@@ -295,7 +333,26 @@ impl<E: Env> Writing<E> {
     }
 }
 
+/// Runs `work` in the lane of the files. That there is no room is no failure of the store: nothing of the file counts yet.
+async fn unless_full<E: Env, T: Send + 'static>(
+    shared: &Arc<Shared<E>>,
+    work: impl FnOnce(Arc<Shared<E>>) -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
+    let work = move |shared| match work(shared) {
+        Err(error) if is_full(&error) => Ok(Err(error)),
+        done => done.map(Ok),
+    };
+    shared.file_section(WHAT, work).await?
+}
+
+fn is_full(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::StorageFull
+}
+
 const WHAT: &str = "a snapshot cannot be built";
+
+/// After a try that found no room the next one waits so long.
+const ROOM_PAUSE: Duration = Duration::from_secs(10);
 
 /// Tries to build a snapshot before one may no longer be abandoned.
 const TRIES_MAX: u32 = 3;

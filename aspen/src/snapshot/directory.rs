@@ -52,7 +52,13 @@ pub struct Opened<E: Env> {
     pub damaged: Vec<String>,
 }
 
-/// Finds the newest snapshot whose checksum matches, and removes every other file of this module. Synchronous.
+/// Removes what a crash left half-written. First of all: on a full disk the rest of a start needs the room. Synchronous.
+pub fn remove_leftovers<E: Env>(env: &E, dir: &Path) -> io::Result<()> {
+    remove_building(env, dir)?;
+    remove_incoming(env, dir)
+}
+
+/// Finds the newest snapshot whose checksum matches, and removes older ones. Synchronous.
 pub fn open<E: Env>(env: &E, dir: &Path, lane: &E::Lane) -> io::Result<Opened<E>> {
     let mut opened = Opened { current: None, damaged: Vec::new() };
     let mut names: Vec<String> = env.list(dir)?.iter().filter_map(|path| name_of(path)).collect();
@@ -60,11 +66,6 @@ pub fn open<E: Env>(env: &E, dir: &Path, lane: &E::Lane) -> io::Result<Opened<E>
     names.sort();
     for name in names.into_iter().rev() {
         let path = dir.join(&name);
-        if name == BUILDING || name.starts_with(INCOMING_PREFIX) {
-            assert_reachable!("a half-written snapshot was removed at start");
-            env.remove(&path)?;
-            continue;
-        }
         if !(name.starts_with(PREFIX) && name.ends_with(SUFFIX)) {
             continue;
         }
@@ -108,6 +109,16 @@ pub fn remove_unused<E: Env>(env: &E, retired: Vec<SnapshotFile<E>>) -> io::Resu
         }
     }
     Ok(kept)
+}
+
+/// Removes the snapshot that was being built. Synchronous.
+pub fn remove_building<E: Env>(env: &E, dir: &Path) -> io::Result<()> {
+    let path = building_path(dir);
+    if env.exists(&path)? {
+        assert_reachable!("a half-built snapshot was removed");
+        env.remove(&path)?;
+    }
+    Ok(())
 }
 
 /// Removes what transfers left behind. Synchronous.

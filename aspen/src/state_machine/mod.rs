@@ -29,13 +29,13 @@ use std::time::Duration;
 use buggify::{assert_always, assert_sometimes, buggify};
 use futures_core::Stream;
 use futures_util::StreamExt;
-use openraft::alias::{MutexOf, SnapshotOf};
+use openraft::alias::{InstantOf, MutexOf, SnapshotOf};
 use openraft::async_runtime::Mutex as _;
-use openraft::storage::{ApplyResponder, EntryResponder, RaftSnapshotBuilder as _, RaftStateMachine};
+use openraft::storage::{ApplyResponder, EntryResponder, RaftStateMachine};
 use openraft::type_config::TypeConfigExt;
 use rusqlite::Connection;
 
-use crate::command::{Command, Reply, TxnOp};
+use crate::command::Reply;
 use crate::env::{Env, File as _, Lane, LaneStopped};
 use crate::floor::DurableFloor;
 use crate::health::Health;
@@ -119,6 +119,8 @@ pub(crate) struct View<E: Env> {
     pub wal_pages: u32,
     pub generation: u64,
     pub snapshot: Option<Current<E>>,
+    /// There was no room for a snapshot: the next one is not built before.
+    pub snapshot_not_before: Option<InstantOf<TypeConfig<E>>>,
     /// Superseded snapshots that somebody may still read.
     pub retired: Vec<SnapshotFile<E>>,
 }
@@ -167,6 +169,7 @@ impl<E: Env> StateMachine<E> {
             wal_pages: 0,
             generation: database.generation,
             snapshot,
+            snapshot_not_before: None,
             retired: Vec::new(),
         };
         let shared = Arc::new(Shared {
@@ -217,7 +220,8 @@ impl<E: Env> StateMachine<E> {
 
     /// Makes a snapshot, which ends with `least` or later: so must what is applied.
     pub(crate) async fn snapshot_to(&self, least: Option<LogId>) -> io::Result<()> {
-        let snapshot = SnapshotBuilder::new(self.shared.clone()).build_snapshot().await?;
+        let built = SnapshotBuilder::new(self.shared.clone()).build().await;
+        let snapshot = self.shared.health.watch("a snapshot cannot be built", built)?;
         assert_always!(
             snapshot.meta.last_log_id >= least,
             "a snapshot made at start covers what is missing in the log"
@@ -468,6 +472,7 @@ struct Opened<E: Env> {
 
 impl<E: Env> Opened<E> {
     fn open(env: &E, dir: &Path, file_lane: &E::Lane) -> io::Result<Self> {
+        directory::remove_leftovers(env, dir)?;
         let mut recovery = StateRecovery::default();
         let pointer = files::read_pointer(env, dir)?;
         let generation = pointer.unwrap_or(FIRST_GENERATION);
@@ -535,23 +540,7 @@ impl<E: Env> Batch<E> {
 fn weight(entry: &Entry) -> usize {
     match &entry.payload {
         Payload::Blank | Payload::Membership(_) => 0,
-        Payload::Normal(proposal) => match &proposal.command {
-            Command::Set { key, value } | Command::CompareAndSwap { key, value, .. } => key.len() + value.len(),
-            Command::SetMulti { pairs } => pairs.iter().map(|pair| pair.key.len() + pair.value.len()).sum(),
-            Command::Delete { key } => key.len(),
-            Command::OpenSession { .. } | Command::RefreshSession { .. } | Command::CloseSession { .. } => 0,
-            Command::Transaction { then, otherwise, .. } => {
-                let branch = |ops: &[TxnOp]| ops.iter().map(weight_of_op).sum::<usize>();
-                branch(then).max(branch(otherwise))
-            }
-        },
-    }
-}
-
-fn weight_of_op(op: &TxnOp) -> usize {
-    match op {
-        TxnOp::Set { key, value } => key.len() + value.len(),
-        TxnOp::Delete { key } | TxnOp::Get { key } => key.len(),
+        Payload::Normal(proposal) => proposal.command.bytes(),
     }
 }
 
