@@ -9,7 +9,7 @@ use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Value, json};
 use sim_runtime::engine::record::{RunRecord, RunRequest};
 use sim_runtime::isolate;
 use xxhash_rust::xxh3::{Xxh3Default, xxh3_128};
@@ -27,7 +27,7 @@ pub struct Artifact {
     version: u32,
     /// Hash of the executable that made the record, in hex.
     pub build: String,
-    /// Hash of the plan that gave the record, in hex.
+    /// Hash of the plan that gave the record, and of the names it ran under, in hex.
     plan_hash: String,
     /// Replayed as it stands, plan included.
     pub request: RunRequest,
@@ -47,21 +47,22 @@ impl Artifact {
         let mut record = record.clone();
         (record.look, record.log) = (None, Vec::new());
         let plan = Some(record.plan.take()).filter(|plan| !plan.is_null()).or_else(|| request.plan.clone());
+        let request = RunRequest { plan, window: None, stop_at: None, log: None, ..request.clone() };
         Ok(Artifact {
             format: FORMAT.to_owned(),
             version: VERSION,
             build: build()?,
-            plan_hash: hash_of(plan.as_ref()),
-            request: RunRequest { plan, window: None, stop_at: None, log: None, ..request.clone() },
+            plan_hash: hash_of(&request),
+            request,
             record,
             stderr: stderr.to_owned(),
             why: None,
         })
     }
 
-    /// Whether the plan still is the one that gave the record.
+    /// Whether what is asked for still is what gave the record.
     pub fn plan_is_untouched(&self) -> bool {
-        self.plan_hash == hash_of(self.request.plan.as_ref())
+        self.plan_hash == hash_of(&self.request)
     }
 
     /// Writes the whole file or nothing, and creates the directories above it.
@@ -157,8 +158,9 @@ pub fn build() -> Result<String, UsageError> {
 }
 
 /// Maps are ordered in [`Value`], so equal plans have equal text.
-fn hash_of(plan: Option<&Value>) -> String {
-    format!("{:032x}", xxh3_128(plan.unwrap_or(&Value::Null).to_string().as_bytes()))
+fn hash_of(request: &RunRequest) -> String {
+    let RunRequest { seed, spec, bug, plan, .. } = request;
+    format!("{:032x}", xxh3_128(json!([seed, spec, bug, plan]).to_string().as_bytes()))
 }
 
 fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {

@@ -14,18 +14,13 @@ pub struct Entry {
     pub artifact: Artifact,
 }
 
-/// All scenarios of a directory, by name. A directory that does not exist is an empty corpus.
+/// All scenarios of a directory, by name.
 ///
 /// # Errors
 /// When the directory or a file in it cannot be read.
 pub fn read(directory: &Path) -> Result<Vec<Entry>, UsageError> {
-    let listing = match fs::read_dir(directory) {
-        Ok(listing) => listing,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(unreadable(directory, &error)),
-    };
     let mut paths = Vec::new();
-    for entry in listing {
+    for entry in fs::read_dir(directory).map_err(|error| unreadable(directory, &error))? {
         let path = entry.map_err(|error| unreadable(directory, &error))?.path();
         if path.extension().is_some_and(|extension| extension == "json") {
             paths.push(path);

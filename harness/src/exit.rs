@@ -16,6 +16,8 @@ pub enum Exit {
     /// Coverage was asked for and not reached, or a planted bug was not found.
     NotReached,
     Inconclusive,
+    /// Somebody ended the command before it was done; nothing was wrong until then.
+    Interrupted,
 }
 
 impl Exit {
@@ -27,13 +29,21 @@ impl Exit {
             Exit::NotDeterministic => 3,
             Exit::NotReached => 4,
             Exit::Inconclusive => 5,
+            // As shells say of SIGINT.
+            Exit::Interrupted => 130,
         }
     }
 
     /// Of several that apply the most telling one.
     pub fn first_of(exits: &[Exit]) -> Exit {
-        const ORDER: [Exit; 5] =
-            [Exit::Usage, Exit::NotDeterministic, Exit::Violated, Exit::Inconclusive, Exit::NotReached];
+        const ORDER: [Exit; 6] = [
+            Exit::Usage,
+            Exit::NotDeterministic,
+            Exit::Violated,
+            Exit::Interrupted,
+            Exit::Inconclusive,
+            Exit::NotReached,
+        ];
         ORDER.into_iter().find(|exit| exits.contains(exit)).unwrap_or(Exit::Pass)
     }
 }
@@ -63,6 +73,8 @@ mod tests {
         assert_eq!(Exit::first_of(&[]), Exit::Pass);
         assert_eq!(Exit::first_of(&[Exit::NotReached, Exit::Inconclusive]), Exit::Inconclusive);
         assert_eq!(Exit::first_of(&[Exit::Inconclusive, Exit::Violated, Exit::Pass]), Exit::Violated);
+        assert_eq!(Exit::first_of(&[Exit::Inconclusive, Exit::Interrupted]), Exit::Interrupted);
+        assert_eq!(Exit::first_of(&[Exit::Interrupted, Exit::Violated]), Exit::Violated);
         assert_eq!(Exit::first_of(&[Exit::Violated, Exit::NotDeterministic]), Exit::NotDeterministic);
     }
 }

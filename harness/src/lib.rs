@@ -20,6 +20,7 @@ pub mod coverage;
 pub mod difference;
 pub mod error;
 pub mod exit;
+mod interrupt;
 #[cfg(feature = "live")]
 pub mod live;
 pub mod progress;
@@ -44,8 +45,13 @@ pub fn main(subject: Subject) -> ExitCode {
     let exit = match arguments::parse(std::env::args_os()) {
         Ok(arguments) => command::execute(&subject, arguments),
         Err(arguments::Stop::Print(text)) => {
-            summary::print(&text);
-            return ExitCode::SUCCESS;
+            return match summary::print(&text) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(error) => {
+                    eprintln!("error: {error}");
+                    Exit::Usage.into()
+                }
+            };
         }
         Err(arguments::Stop::Usage(error)) => Err(error),
     };

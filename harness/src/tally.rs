@@ -41,6 +41,8 @@ pub struct Tally {
     pub inconclusive: u64,
     /// Seeds run again with the same result.
     pub verified: u64,
+    /// It was ended before all seeds had run.
+    pub interrupted: bool,
     pub failures: Vec<Failure>,
     pub doubts: Vec<Doubt>,
     pub coverage: Coverage,
@@ -74,6 +76,7 @@ pub struct SweepReport<'a> {
     sim_s_per_cpu_s: f64,
     acked_ops_per_cpu_s: f64,
     verified: u64,
+    interrupted: bool,
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -94,6 +97,7 @@ impl Tally {
             failed: 0,
             inconclusive: 0,
             verified: 0,
+            interrupted: false,
             failures: Vec::new(),
             doubts: Vec::new(),
             coverage,
@@ -168,8 +172,12 @@ impl Tally {
         if self.fired.contains(DETERMINISM) {
             exits.push(Exit::NotDeterministic);
         }
+        if self.interrupted {
+            exits.push(Exit::Interrupted);
+        }
         let violated = match self.is_calibration() {
-            true => !self.unexpected().is_empty() || !self.expected_but_silent().is_empty(),
+            // What was to be expected might have come yet.
+            true => !self.unexpected().is_empty() || !(self.interrupted || self.expected_but_silent().is_empty()),
             false => self.failed > 0,
         };
         if violated {
@@ -216,6 +224,7 @@ impl Tally {
             sim_s_per_cpu_s: self.sim_s_per_cpu_s(),
             acked_ops_per_cpu_s: self.acked_ops_per_cpu_s(),
             verified: self.verified,
+            interrupted: self.interrupted,
         }
     }
 }

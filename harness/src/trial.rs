@@ -11,6 +11,7 @@ use sim_runtime::engine::shrink::{Failing, Trial};
 use sim_runtime::isolate::Pool;
 
 use crate::Subject;
+use crate::interrupt::Interrupt;
 use crate::progress::Progress;
 
 /// Runs candidates until the budget is used up.
@@ -23,12 +24,13 @@ pub struct Processes {
     tries: u64,
     budget: Duration,
     started: Instant,
+    interrupt: Interrupt,
     progress: Progress,
     pub runs: u64,
 }
 
 impl Processes {
-    /// Candidates of `request` that must violate `property`.
+    /// Candidates of `request` that must violate `property`. An interrupt ends them like the end of the budget.
     pub fn new(
         subject: &Subject,
         jobs: NonZeroUsize,
@@ -36,6 +38,7 @@ impl Processes {
         property: &str,
         tries: u64,
         budget: Duration,
+        interrupt: Interrupt,
     ) -> Processes {
         Processes {
             subject: *subject,
@@ -45,6 +48,7 @@ impl Processes {
             tries: tries.max(1),
             budget,
             started: Instant::now(),
+            interrupt,
             progress: Progress::over("plans", None),
             runs: 0,
         }
@@ -59,7 +63,7 @@ impl Processes {
 impl Trial for Processes {
     fn first_failing(&mut self, candidates: impl Iterator<Item = Plan> + Send) -> Option<(usize, Failing)> {
         let (started, budget, request, tries) = (self.started, self.budget, &self.request, self.tries);
-        let check_plan = self.subject.check_plan;
+        let (check_plan, interrupt) = (self.subject.check_plan, &self.interrupt);
         let keyed = candidates.enumerate().flat_map(|(number, plan)| {
             (0..tries).map(move |attempt| (number, Plan { key: plan.key.wrapping_add(attempt), ..plan.clone() }))
         });
@@ -71,7 +75,7 @@ impl Trial for Processes {
         let mut found = None;
         let (runs, progress, property) = (&mut self.runs, &mut self.progress, &self.property);
         self.pool.each(
-            numbered.take_while(|_| started.elapsed() < budget),
+            numbered.take_while(|_| started.elapsed() < budget && !interrupt.is_asked()),
             |runner, (number, request)| {
                 let outcome = runner.run(&request);
                 (number, outcome.into_record(&request), request)
@@ -91,7 +95,7 @@ impl Trial for Processes {
     }
 
     fn is_over(&self) -> bool {
-        self.started.elapsed() >= self.budget
+        self.started.elapsed() >= self.budget || self.interrupt.is_asked()
     }
 }
 

@@ -2,7 +2,6 @@
 
 use serde::Deserialize;
 use sim_runtime::engine::listing::{BugInfo, SpecInfo};
-use sim_runtime::engine::plan::PLAN_VERSION;
 use sim_runtime::engine::record::{RunRecord, RunRequest};
 use sim_runtime::engine::{Plan, Simulation, Spec};
 
@@ -107,11 +106,7 @@ pub fn run(request: &RunRequest) -> RunRecord {
 
 /// Whether a plan from outside can be run by this build; if not, why.
 pub fn check_plan(plan: &serde_json::Value) -> Result<(), String> {
-    let version = plan.get("version").and_then(serde_json::Value::as_u64);
-    if version != Some(u64::from(PLAN_VERSION)) {
-        return Err(format!("the plan is of version {version:?}, this build runs version {PLAN_VERSION}"));
-    }
-    let plan = Plan::deserialize(plan).map_err(|error| format!("the plan cannot be read: {error}"))?;
+    let plan = Plan::read(plan)?;
     for client in &plan.clients {
         let read = match client.workload.as_str() {
             "kv" => reads_as::<KvOp>,
@@ -150,6 +145,28 @@ mod tests {
         };
         let drawn: std::collections::BTreeSet<u32> = (0..100).map(founders).collect();
         assert_eq!(drawn, (1..=7).collect());
+    }
+
+    #[test]
+    fn a_plan_that_was_edited_wrongly_is_refused() {
+        let plan = serde_json::to_value(simulation(spec("default").expect("it is one of them")).plan(1)).unwrap();
+        assert_eq!(check_plan(&plan), Ok(()));
+        let edits: &[(&str, serde_json::Value, &str)] = &[
+            ("/servers", 0.into(), "0 servers"),
+            ("/servers", 1_000_000.into(), "1000000 servers"),
+            ("/version", 9.into(), "version 9"),
+            ("/world/network/lateny", 3.into(), "world.network.lateny"),
+            ("/faults/0/fault/crash", serde_json::json!({}), "cannot be read"),
+            ("/knobs/unheard", 3.into(), "unheard"),
+            ("/clients/0/ops/0/extra", true.into(), "clients.0.ops.0.extra"),
+        ];
+        for (path, value, part) in edits {
+            let mut edited = plan.clone();
+            let (parent, name) = path.rsplit_once('/').unwrap();
+            edited.pointer_mut(parent).unwrap()[name] = value.clone();
+            let refused = check_plan(&edited).unwrap_err();
+            assert!(refused.contains(part), "{path}: {refused}");
+        }
     }
 
     #[test]

@@ -42,8 +42,8 @@ use disk::{EncodedBatch, LogDisk};
 use tail::Tail;
 use writer::Op;
 
-pub use disk::{LOG_FILE, LOG_FILE_DAMAGED};
 pub(crate) use disk::damaged;
+pub use disk::{LOG_FILE, LOG_FILE_DAMAGED};
 
 /// Knobs of the log.
 #[derive(Clone, Debug)]

@@ -92,7 +92,8 @@ impl<E: Env> Server<E> {
         let usage = || shared.env.disk_usage(&shared.config.data_dir);
         let bytes = command.bytes() as u64;
         let short = command.stores()
-            && (shared.room.is_short(TypeConfig::<E>::now(), bytes, usage) || buggify!(at "disk looks nearly full", 0.02));
+            && (shared.room.is_short(TypeConfig::<E>::now(), bytes, usage)
+                || buggify!(at "disk looks nearly full", 0.02));
         if short {
             assert_reachable!("a proposal was refused because the disk was nearly full");
             let message = format!("the disk of this node is more than {REFUSE_PERCENT} % full");

@@ -151,7 +151,9 @@ impl<E: Env> SnapshotBuilder<E> {
         shared.file_section(WHAT, remove).await?;
         shared.view().snapshot_not_before = Some(TypeConfig::<E>::now() + ROOM_PAUSE);
         assert_reachable!("a snapshot was given up because the disk was full", owed_by = "disk");
-        tracing::error!("there is no room for a snapshot: it is tried again in {ROOM_PAUSE:?}, and the log grows meanwhile");
+        tracing::error!(
+            "there is no room for a snapshot: it is tried again in {ROOM_PAUSE:?}, and the log grows meanwhile"
+        );
         Ok(())
     }
 

@@ -73,7 +73,7 @@ impl Attempt {
             record: &self.record,
             stderr: &self.stderr,
             about: spec.as_ref().map(|spec| spec.about.as_str()),
-        }));
+        }))?;
         Ok(())
     }
 }

@@ -72,7 +72,7 @@ pub(super) fn execute(subject: &Subject, arguments: &BenchArguments) -> Result<E
     if arguments.json {
         super::print_json(&report)?;
     } else {
-        summary::print(&summary::bench::render(&report));
+        summary::print(&summary::bench::render(&report))?;
     }
     if !same {
         eprintln!("the runs differ: this build is not deterministic");

@@ -38,7 +38,7 @@ pub(super) fn execute(subject: &Subject, arguments: &ListArguments) -> Result<Ex
     if arguments.json {
         super::print_json(&json!({ "schema": SCHEMA, name: values }))?;
     } else {
-        summary::print(&summary::table::columns(&rows));
+        summary::print(&summary::table::columns(&rows))?;
     }
     Ok(Exit::Pass)
 }

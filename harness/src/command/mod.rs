@@ -66,6 +66,13 @@ fn load(subject: &Subject, file: &Path) -> Result<Artifact, UsageError> {
             let advice = "record the seed again with `run --save`";
             UsageError::new(format!("the plan in {file} cannot be run: {wrong}; {advice}"))
         })?;
+        let (asked, planned) = (artifact.request.seed, plan.get("seed").and_then(serde_json::Value::as_u64));
+        if planned.is_some_and(|planned| planned != asked) {
+            let file = file.display();
+            let advice =
+                "a plan is of one seed: record another with `run --save`, or give `key` in the plan another value";
+            return Err(UsageError::new(format!("{file} asks for seed {asked} with the plan of another; {advice}")));
+        }
     }
     Ok(artifact)
 }
@@ -78,6 +85,5 @@ fn jobs(asked: Option<NonZeroUsize>) -> NonZeroUsize {
 pub(crate) fn print_json(value: &impl Serialize) -> Result<(), UsageError> {
     let text = serde_json::to_string(value)
         .map_err(|error| UsageError::new(format!("the result cannot be rendered: {error}")))?;
-    summary::print(&(text + "\n"));
-    Ok(())
+    summary::print(&(text + "\n"))
 }

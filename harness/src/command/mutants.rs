@@ -110,7 +110,7 @@ pub(super) fn execute(subject: &Subject, arguments: &MutantsArguments) -> Result
     if arguments.json {
         super::print_json(&report)?;
     } else {
-        summary::print(&summary::mutants::render(&report));
+        summary::print(&summary::mutants::render(&report))?;
     }
     Ok(exit)
 }

@@ -45,7 +45,9 @@ pub(super) fn execute(subject: &Subject, arguments: &ReplayArguments) -> Result<
     let asked = RunRequest { stop_at, log: arguments.log.clone(), ..artifact.request.clone() };
     let mut attempt = attempt(&mut runner, &asked);
     let mut comparison = compare(&artifact, &attempt)?;
-    for offset in 1..arguments.tries.get() {
+    // Where nothing was violated there is nothing to recur.
+    let tries = if artifact.record.report.violations.is_empty() { 1 } else { arguments.tries.get() };
+    for offset in 1..tries {
         if comparison.recurrence == Recurrence::Recurs || exit(&comparison, Verdict::Pass) == Exit::NotDeterministic {
             break;
         }
@@ -66,9 +68,9 @@ pub(super) fn execute(subject: &Subject, arguments: &ReplayArguments) -> Result<
     } else {
         attempt.show(subject, false)?;
         if let Some(look) = look {
-            summary::print(&summary::nodes::render(look));
+            summary::print(&summary::nodes::render(look))?;
         }
-        summary::print(&summary::replay::render(&comparison));
+        summary::print(&summary::replay::render(&comparison))?;
     }
     Ok(exit(&comparison, attempt.record.report.verdict))
 }

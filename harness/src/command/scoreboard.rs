@@ -123,7 +123,7 @@ pub(super) fn execute(subject: &Subject, arguments: &ScoreboardArguments) -> Res
     if arguments.json {
         super::print_json(&board)?;
     } else {
-        summary::print(&summary::scoreboard::markdown(&board));
+        summary::print(&summary::scoreboard::markdown(&board))?;
     }
     Ok(exit)
 }

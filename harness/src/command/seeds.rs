@@ -54,7 +54,7 @@ fn add(subject: &Subject, arguments: &AddArguments) -> Result<Exit, UsageError> 
             Verdict::Fail => "it still fails on the code as it is",
             _ => "it passes on the code as it is",
         };
-        summary::print(&format!("added {path}; {now}\n"));
+        summary::print(&format!("added {path}; {now}\n"))?;
     }
     Ok(Exit::Pass)
 }
@@ -86,7 +86,7 @@ fn list(arguments: &CorpusArguments) -> Result<Exit, UsageError> {
                 .map(str::to_owned)
                 .to_vec()
         };
-        summary::print(&table::columns(&listed.iter().map(row).collect::<Vec<_>>()));
+        summary::print(&table::columns(&listed.iter().map(row).collect::<Vec<_>>()))?;
     }
     Ok(Exit::Pass)
 }
@@ -154,8 +154,8 @@ fn verify(subject: &Subject, arguments: &VerifyCorpusArguments) -> Result<Exit, 
     if arguments.corpus.json {
         super::print_json(&VerifiedCorpus { schema: SCHEMA, passed, failed, stale, seeds: verified })?;
     } else {
-        summary::print(&verified.iter().map(line).collect::<String>());
-        summary::print(&format!("{passed} passed, {failed} failed, {stale} stale\n"));
+        summary::print(&verified.iter().map(line).collect::<String>())?;
+        summary::print(&format!("{passed} passed, {failed} failed, {stale} stale\n"))?;
     }
     Ok(match (failed, stale) {
         (0, 0) => Exit::Pass,

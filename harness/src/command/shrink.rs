@@ -12,6 +12,7 @@ use sim_runtime::isolate::Runner;
 
 use crate::arguments::ShrinkArguments;
 use crate::artifact::{self, Artifact};
+use crate::interrupt::Interrupt;
 use crate::summary::shrink::SizeReport;
 use crate::trial::{Processes, violated_at, violates};
 use crate::{Exit, Subject, UsageError, corpus, scenario, summary};
@@ -59,7 +60,8 @@ pub(super) fn execute(subject: &Subject, arguments: &ShrinkArguments) -> Result<
     let from = Size::of(&plan, knobs);
 
     let jobs = super::jobs(arguments.jobs);
-    let mut trial = Processes::new(subject, jobs, request, &property, arguments.tries, arguments.budget);
+    let interrupt = Interrupt::watch()?;
+    let mut trial = Processes::new(subject, jobs, request, &property, arguments.tries, arguments.budget, interrupt);
     let small = shrink(Failing { plan, at_ns: violated_at(&record, &property) }, knobs, &mut trial);
     let runs = trial.finish();
 
@@ -88,7 +90,7 @@ pub(super) fn execute(subject: &Subject, arguments: &ShrinkArguments) -> Result<
     if arguments.json {
         super::print_json(&report)?;
     } else {
-        summary::print(&summary::shrink::render(&report, &plan));
+        summary::print(&summary::shrink::render(&report, &plan))?;
     }
     Ok(Exit::Pass)
 }

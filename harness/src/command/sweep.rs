@@ -9,6 +9,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use crate::arguments::SweepArguments;
 use crate::difference::Difference;
+use crate::interrupt::Interrupt;
 use crate::progress::Progress;
 use crate::summary::replay_command;
 use crate::tally::Tally;
@@ -26,7 +27,8 @@ pub(super) fn execute(subject: &Subject, arguments: &SweepArguments) -> Result<E
     let mut tally = Tally::new(spec, arguments.start);
     let mut progress = Progress::new(arguments.time.is_none().then_some(count));
     let mut unwritten = None;
-    let in_time = |_: &u64| arguments.time.is_none_or(|time| started.elapsed() < time);
+    let interrupt = Interrupt::watch()?;
+    let in_time = |_: &u64| !interrupt.is_asked() && arguments.time.is_none_or(|time| started.elapsed() < time);
     let requests =
         (0..count).take_while(in_time).map(|offset| RunRequest { seed: arguments.start + offset, ..request.clone() });
     Pool::new(super::jobs(arguments.jobs), subject.limits).each(
@@ -51,16 +53,17 @@ pub(super) fn execute(subject: &Subject, arguments: &SweepArguments) -> Result<E
         },
     );
     progress.finish();
-    if let Some(error) = unwritten {
-        return Err(error);
-    }
+    tally.interrupted = interrupt.is_asked() && tally.seeds_run < count;
     let wall_time = started.elapsed();
     if what.json {
         super::print_json(&tally.report(wall_time))?;
     } else {
-        summary::print(&summary::sweep::render(&tally, wall_time, &request, arguments.until_covered));
+        summary::print(&summary::sweep::render(&tally, wall_time, &request, arguments.until_covered))?;
     }
-    Ok(tally.exit(arguments.until_covered))
+    match unwritten {
+        Some(error) => Err(error),
+        None => Ok(tally.exit(arguments.until_covered)),
+    }
 }
 
 /// Failures told while the sweep runs; all of them are in the result.

@@ -57,7 +57,7 @@ pub(super) fn execute(subject: &Subject, arguments: &VerifyArguments) -> Result<
             artifact: report.artifact.as_deref(),
         })?;
     } else {
-        summary::print(&summary::verify::render(report, verdict, difference.as_ref()));
+        summary::print(&summary::verify::render(report, verdict, difference.as_ref()))?;
     }
     Ok(match difference {
         Some(_) => Exit::NotDeterministic,

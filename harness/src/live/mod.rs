@@ -156,6 +156,6 @@ fn show(arguments: &LiveArguments, plan: &Plan, report: &RunReport) -> Result<()
     if arguments.json {
         return command::print_json(report);
     }
-    summary::print(&summary::live::render(plan, report, arguments.in_namespace, arguments.bug.as_deref()));
+    summary::print(&summary::live::render(plan, report, arguments.in_namespace, arguments.bug.as_deref()))?;
     Ok(())
 }

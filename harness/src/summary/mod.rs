@@ -18,17 +18,26 @@ pub mod verify;
 
 use std::env;
 use std::ffi::OsStr;
-use std::io::{Write, stderr, stdout};
+use std::io::{ErrorKind, Write, stderr, stdout};
 use std::path::Path;
 
 use sim_runtime::engine::record::RunRequest;
 
+use crate::UsageError;
 use crate::tally::{DETERMINISM, Failure};
 
 /// Writes to stdout. A reader that has seen enough (`| head`) is no error.
-pub fn print(text: &str) {
+///
+/// # Errors
+/// When what was to be said is lost: a script must not take silence for a result.
+pub fn print(text: &str) -> Result<(), UsageError> {
     let mut stdout = stdout().lock();
-    let _ = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+            Err(UsageError::new(format!("the result cannot be written to stdout: {error}; send it elsewhere")))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Writes lines to stderr, as long as somebody reads it.

@@ -44,6 +44,7 @@ fn title(exit: Exit) -> (Tone, &'static str) {
         Exit::NotDeterministic => (Tone::Bad, "NOT DETERMINISTIC"),
         Exit::NotReached => (Tone::Doubtful, "NOT COVERED"),
         Exit::Inconclusive => (Tone::Doubtful, "INCONCLUSIVE"),
+        Exit::Interrupted => (Tone::Doubtful, "INTERRUPTED"),
     }
 }
 

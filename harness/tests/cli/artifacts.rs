@@ -7,6 +7,8 @@ use crate::program::{Desk, read};
 pub const TESTS: &[super::Test] = &[
     ("a_saved_run_replays", a_saved_run_replays),
     ("a_violation_recurs", a_violation_recurs),
+    ("what_was_edited_is_another_run", what_was_edited_is_another_run),
+    ("nothing_recurs_where_nothing_was_violated", nothing_recurs_where_nothing_was_violated),
     ("another_digest_is_judged_by_the_build", another_digest_is_judged_by_the_build),
     ("unfit_files_get_one_clear_line", unfit_files_get_one_clear_line),
 ];
@@ -39,6 +41,29 @@ fn a_violation_recurs() {
     desk.json("run --seed 6 --bug easy --save bug.json", 1);
     edit(&desk, "bug.json", |artifact| artifact["request"]["bug"] = json!(null));
     assert_eq!(desk.json("replay bug.json", 0)["replay"]["recurrence"], json!("passes"));
+}
+
+fn what_was_edited_is_another_run() {
+    let desk = Desk::new();
+    desk.json("run --seed 4 --save run.json", 0);
+    edit(&desk, "run.json", |artifact| {
+        artifact["request"]["bug"] = json!("easy");
+        artifact["record"]["report"]["digest"] = json!("0".repeat(32));
+    });
+    assert_eq!(desk.json("replay run.json", 1)["replay"]["same_plan"], json!(false));
+    // The plan is of its seed.
+    desk.json("run --seed 4 --save seed.json", 0);
+    edit(&desk, "seed.json", |artifact| {
+        artifact["request"]["plan"]["seed"] = json!(4);
+        artifact["request"]["seed"] = json!(5);
+    });
+    desk.usage_error("replay seed.json", "asks for seed 5 with the plan of another");
+}
+
+fn nothing_recurs_where_nothing_was_violated() {
+    let desk = Desk::new();
+    desk.json("run --seed 4 --save run.json", 0);
+    assert_eq!(desk.json("replay run.json --tries 1000000000", 0)["replay"]["recurrence"], json!("passes"));
 }
 
 fn another_digest_is_judged_by_the_build() {

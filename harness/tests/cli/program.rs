@@ -1,8 +1,10 @@
 //! Calling the program as a user does.
 
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
+use rustix::process::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -37,15 +39,36 @@ impl Desk {
     }
 
     pub fn call_with(&self, arguments: &[&str], environment: &[(&str, &str)]) -> Called {
+        self.finish(self.command(arguments).envs(environment.iter().copied()))
+    }
+
+    /// Calls the program with the words of `line`, its output going to `stdout`.
+    pub fn call_into(&self, line: &str, stdout: impl Into<Stdio>) -> Called {
+        self.finish(self.command(&line.split_whitespace().collect::<Vec<_>>()).stdout(stdout))
+    }
+
+    /// Calls the program with the words of `line`, and sends it `signal` once it has said something.
+    pub fn interrupt(&self, line: &str, signal: Signal) -> Called {
+        let mut child = self
+            .command(&line.split_whitespace().collect::<Vec<_>>())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut first = [0];
+        child.stderr.as_mut().unwrap().read_exact(&mut first).unwrap();
+        rustix::process::kill_process(rustix::process::Pid::from_child(&child), signal).unwrap();
+        called(child.wait_with_output().unwrap())
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(std::env::current_exe().unwrap());
         command.args(arguments).current_dir(self.directory.path()).env(SUBJECT, "1");
-        command.envs(environment.iter().copied());
-        let Output { status, stdout, stderr } = command.output().unwrap();
-        Called {
-            code: status.code().expect("the program itself never dies of a signal"),
-            stdout: String::from_utf8(stdout).unwrap(),
-            stderr: String::from_utf8(stderr).unwrap(),
-        }
+        command
+    }
+
+    fn finish(&self, command: &mut Command) -> Called {
+        called(command.output().unwrap())
     }
 
     /// Calls the program with `--json` and expects exactly one object on stdout.
@@ -64,6 +87,14 @@ impl Desk {
         assert_eq!((called.code, called.stdout.as_str()), (2, ""), "{line}: {called:?}");
         assert_eq!(called.stderr.trim_end().lines().count(), 1, "{line}: {}", called.stderr);
         assert!(called.stderr.contains(part), "{line}: {}", called.stderr);
+    }
+}
+
+fn called(Output { status, stdout, stderr }: Output) -> Called {
+    Called {
+        code: status.code().expect("the program itself never dies of a signal"),
+        stdout: String::from_utf8(stdout).unwrap(),
+        stderr: String::from_utf8(stderr).unwrap(),
     }
 }
 

@@ -12,6 +12,7 @@ pub const TESTS: &[super::Test] = &[
     ("every_death_is_the_seeds_verdict", every_death_is_the_seeds_verdict),
     ("a_stuck_run_is_inconclusive", a_stuck_run_is_inconclusive),
     ("the_subjects_noise_stays_out_of_the_json", the_subjects_noise_stays_out_of_the_json),
+    ("a_lost_result_is_no_success", a_lost_result_is_no_success),
     ("wrong_calls_get_one_clear_line", wrong_calls_get_one_clear_line),
     ("the_digest_depends_on_the_seed_alone", the_digest_depends_on_the_seed_alone),
     ("real_processes_need_another_build", real_processes_need_another_build),
@@ -155,6 +156,15 @@ fn a_stuck_run_is_inconclusive() {
 fn the_subjects_noise_stays_out_of_the_json() {
     let desk = Desk::new();
     assert_eq!(desk.json("run --seed 1 --spec noisy", 0)["verdict"], json!("pass"));
+}
+
+fn a_lost_result_is_no_success() {
+    let desk = Desk::new();
+    for line in ["run --seed 4", "run --seed 4 --json", "list specs", "--help"] {
+        let called = desk.call_into(line, std::fs::File::create("/dev/full").unwrap());
+        assert_eq!(called.code, 2, "{line}: {called:?}");
+        assert!(called.stderr.contains("cannot be written to stdout"), "{line}: {called:?}");
+    }
 }
 
 fn wrong_calls_get_one_clear_line() {

@@ -1,5 +1,6 @@
 //! `sweep` and `mutants`: totals, coverage, thresholds, calibration, samples.
 
+use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::program::Desk;
@@ -12,6 +13,7 @@ pub const TESTS: &[super::Test] = &[
     ("calibration_specs_must_fire", calibration_specs_must_fire),
     ("a_sample_is_verified", a_sample_is_verified),
     ("time_ends_a_sweep", time_ends_a_sweep),
+    ("a_signal_ends_a_sweep_with_what_it_has", a_signal_ends_a_sweep_with_what_it_has),
     ("mutants_are_hunted", mutants_are_hunted),
     ("mutants_have_a_median", mutants_have_a_median),
     ("mutants_show_what_contributes", mutants_show_what_contributes),
@@ -144,6 +146,20 @@ fn time_ends_a_sweep() {
     let value = desk.json("sweep --time 300ms", 0);
     let run = value["seeds_run"].as_u64().unwrap();
     assert!(run >= 1 && value["passed"].as_u64() == Some(run));
+}
+
+fn a_signal_ends_a_sweep_with_what_it_has() {
+    for signal in [Signal::INT, Signal::TERM, Signal::HUP] {
+        let desk = Desk::new();
+        let called = desk.interrupt("sweep --seeds 1000000 --spec mixed --json", signal);
+        // It had failures before, and says so first.
+        assert_eq!(called.code, 1, "{called:?}");
+        let value: Value = serde_json::from_str(&called.stdout).unwrap();
+        assert_eq!(value["interrupted"], json!(true));
+        let run = value["seeds_run"].as_u64().unwrap();
+        assert!((3..1_000_000).contains(&run), "{run}");
+        assert!(desk.path(value["failures"][0]["artifact"].as_str().unwrap()).is_file());
+    }
 }
 
 fn mutants_are_hunted() {

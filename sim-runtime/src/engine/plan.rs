@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::disk_faults::DiskFault;
 use super::faults::clock::{ClockChange, ClockFault};
@@ -19,6 +20,25 @@ use crate::world::network::NetworkConfig;
 
 /// Version of the serialised form.
 pub const PLAN_VERSION: u32 = 1;
+/// Servers of a run.
+pub const SERVERS_MAX: u32 = 64;
+
+/// The first thing in `value` that is not in `known`, which was read from it.
+fn unknown(value: &Value, known: &Value) -> Option<String> {
+    match (value, known) {
+        (Value::Object(value), Value::Object(known)) => value.iter().find_map(|(name, inner)| match known.get(name) {
+            // What has no value may be left out.
+            None => (!inner.is_null()).then(|| name.clone()),
+            Some(known) => unknown(inner, known).map(|path| format!("{name}.{path}")),
+        }),
+        (Value::Array(value), Value::Array(known)) => value
+            .iter()
+            .zip(known)
+            .enumerate()
+            .find_map(|(at, (inner, known))| unknown(inner, known).map(|path| format!("{at}.{path}"))),
+        _ => None,
+    }
+}
 
 /// Everything decided before the run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -106,7 +126,7 @@ pub struct ClientPlan {
 pub struct PlannedOp {
     pub not_before_ns: Nanos,
     /// In the workload's own vocabulary.
-    pub op: serde_json::Value,
+    pub op: Value,
 }
 
 /// One fault.
@@ -117,6 +137,27 @@ pub struct PlannedFault {
 }
 
 impl Plan {
+    /// Reads a plan that somebody may have edited.
+    ///
+    /// # Errors
+    /// When it is of another version, lacks something, says something that would have no effect, or cannot be run.
+    pub fn read(value: &Value) -> Result<Plan, String> {
+        let version = value.get("version").and_then(Value::as_u64);
+        if version != Some(u64::from(PLAN_VERSION)) {
+            let found = version.map_or("no version".to_owned(), |version| format!("version {version}"));
+            return Err(format!("the plan has {found}, this build runs version {PLAN_VERSION}"));
+        }
+        let plan = Plan::deserialize(value).map_err(|error| format!("the plan cannot be read: {error}"))?;
+        let known = serde_json::to_value(&plan).map_err(|error| format!("the plan cannot be compared: {error}"))?;
+        if let Some(path) = unknown(value, &known) {
+            return Err(format!("the plan says something of {path}, which this build does not know"));
+        }
+        match plan.servers {
+            1..=SERVERS_MAX => Ok(plan),
+            servers => Err(format!("the plan has {servers} servers, 1 to {SERVERS_MAX} are possible")),
+        }
+    }
+
     /// By so many ppm the monotonic clock of a server is too slow at any time of the run, at worst: as if everything that
     /// slows clocks met.
     pub fn clock_slow_ppm_max(&self) -> u64 {

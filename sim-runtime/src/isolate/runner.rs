@@ -82,6 +82,8 @@ impl Zygote {
             command.arg0(name);
         }
         command.arg(ARGUMENT).stdin(Stdio::piped()).stdout(Stdio::piped());
+        // A terminal's Ctrl-C is for us: the runs under way end as they would, or when we are gone.
+        command.process_group(0);
         if surroundings == Surroundings::Strange {
             estrange(&mut command);
         }
