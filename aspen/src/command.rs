@@ -15,22 +15,22 @@ pub use transaction::{Compare, ROWS_BYTES_MAX, TxnOp, TxnResult};
 pub enum Command {
     /// Stores `value` under `key`.
     Set {
-        #[serde(with = "serde_bytes")]
+        #[serde(with = "crate::bytes")]
         key: Vec<u8>,
-        #[serde(with = "serde_bytes")]
+        #[serde(with = "crate::bytes")]
         value: Vec<u8>,
     },
     /// Removes `key`, if it is there.
     Delete {
-        #[serde(with = "serde_bytes")]
+        #[serde(with = "crate::bytes")]
         key: Vec<u8>,
     },
     /// Stores `value` under `key` if the present state of `key` is as expected.
     CompareAndSwap {
-        #[serde(with = "serde_bytes")]
+        #[serde(with = "crate::bytes")]
         key: Vec<u8>,
         expect: Expect,
-        #[serde(with = "serde_bytes")]
+        #[serde(with = "crate::bytes")]
         value: Vec<u8>,
     },
     /// Stores all pairs, or none. Of a key that occurs twice the last value stays; it counts as one modification.
@@ -89,9 +89,9 @@ impl TxnOp {
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pair {
-    #[serde(with = "serde_bytes")]
+    #[serde(with = "crate::bytes")]
     pub key: Vec<u8>,
-    #[serde(with = "serde_bytes")]
+    #[serde(with = "crate::bytes")]
     pub value: Vec<u8>,
 }
 
@@ -101,7 +101,7 @@ pub enum Expect {
     /// The key does not exist.
     Absent,
     /// The key exists and has this value.
-    Value(#[serde(with = "serde_bytes")] Vec<u8>),
+    Value(#[serde(with = "crate::bytes")] Vec<u8>),
     /// The key exists and was last modified at this revision.
     ModRevision(u64),
 }
@@ -185,9 +185,9 @@ pub struct KeyMeta {
 /// One row.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KeyValue {
-    #[serde(with = "serde_bytes")]
+    #[serde(with = "crate::bytes")]
     pub key: Vec<u8>,
-    #[serde(with = "serde_bytes")]
+    #[serde(with = "crate::bytes")]
     pub value: Vec<u8>,
     pub meta: KeyMeta,
 }
@@ -196,13 +196,14 @@ pub struct KeyValue {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Query {
     Get {
-        #[serde(with = "serde_bytes")]
+        #[serde(with = "crate::bytes")]
         key: Vec<u8>,
     },
     /// Rows with `start <= key < end` in key order, at most `limit`; no `end` means to the last key.
     Scan {
-        #[serde(with = "serde_bytes")]
+        #[serde(with = "crate::bytes")]
         start: Vec<u8>,
+        #[serde(with = "crate::bytes::optional")]
         end: Option<serde_bytes::ByteBuf>,
         limit: u32,
     },

@@ -15,6 +15,8 @@
 //! - [`planted`]: defects that a simulator must find (feature `planted`)
 //!
 //! The code that ships is the code that is simulated: there is no simulation-only path in this crate.
+
+mod bytes;
 pub mod client;
 pub mod codec;
 pub mod command;

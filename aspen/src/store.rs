@@ -229,18 +229,18 @@ async fn open_state<E: Env>(
 
 /// What tells that there was a log, if there is none. It is looked for before a log is made: an empty one would be taken for
 /// the node's own at the next start.
-fn find_loss<E: Env>(env: &E, dir: &Path, must_exist: bool) -> io::Result<Option<&'static str>> {
+fn find_loss<E: Env>(env: &E, dir: &Path, must_exist: bool) -> io::Result<Option<String>> {
     if env.exists(&dir.join(LOG_FILE))? {
         return Ok(None);
     }
     // The log is durable before anything else is made.
     if env.exists(&dir.join(POINTER_FILE))? {
-        return Ok(Some("there is a state"));
+        return Ok(Some("there is a state".to_owned()));
     }
     if env.exists(&dir.join(LOG_FILE_DAMAGED))? {
-        return Ok(Some("there is a damaged log"));
+        return Ok(Some("there is a damaged log".to_owned()));
     }
-    Ok(must_exist.then_some("the node has served before"))
+    Ok(must_exist.then(|| "the node has served before".to_owned()))
 }
 
 /// Makes `dir`, and makes its name last: a directory that vanishes takes the vote with it.

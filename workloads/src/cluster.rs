@@ -262,17 +262,21 @@ impl System for AspenCluster {
         }
     }
 
-    fn history(&self, event: &Event) -> Option<serde_json::Value> {
+    fn is_history(&self, event: &Event) -> bool {
+        matches!(event, Event::Invoked { .. } | Event::Returned { .. } | Event::Down { .. } | Event::Serving { .. })
+    }
+
+    fn history(&self, event: &Event) -> serde_json::Value {
         match event {
             Event::Invoked { client, op, action } => {
-                Some(serde_json::json!({ "client": client, "op": op, "invoked": action }))
+                serde_json::json!({ "client": client, "op": op, "invoked": action })
             }
             Event::Returned { client, op, result } => {
-                Some(serde_json::json!({ "client": client, "op": op, "returned": result }))
+                serde_json::json!({ "client": client, "op": op, "returned": result })
             }
-            Event::Down { node, cause } => Some(serde_json::json!({ "node": node, "down": format!("{cause:?}") })),
-            Event::Serving { node } => Some(serde_json::json!({ "node": node, "serving": true })),
-            _ => None,
+            Event::Down { node, cause } => serde_json::json!({ "node": node, "down": format!("{cause:?}") }),
+            Event::Serving { node } => serde_json::json!({ "node": node, "serving": true }),
+            other => serde_json::json!(format!("{other:?}")),
         }
     }
 }

@@ -15,7 +15,7 @@ pub const ROWS_BYTES_MAX: usize = (1 << 20) + (1 << 10);
 /// One comparison: the state of `key` before the transaction is as expected.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Compare {
-    #[serde(with = "serde_bytes")]
+    #[serde(with = "crate::bytes")]
     pub key: Vec<u8>,
     pub expect: Expect,
 }
@@ -24,17 +24,17 @@ pub struct Compare {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum TxnOp {
     Set {
-        #[serde(with = "serde_bytes")]
+        #[serde(with = "crate::bytes")]
         key: Vec<u8>,
-        #[serde(with = "serde_bytes")]
+        #[serde(with = "crate::bytes")]
         value: Vec<u8>,
     },
     Delete {
-        #[serde(with = "serde_bytes")]
+        #[serde(with = "crate::bytes")]
         key: Vec<u8>,
     },
     Get {
-        #[serde(with = "serde_bytes")]
+        #[serde(with = "crate::bytes")]
         key: Vec<u8>,
     },
 }

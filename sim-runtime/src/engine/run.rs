@@ -37,7 +37,8 @@ pub struct Run<E> {
     /// Violations that no oracle found: assertions, panics, hangs.
     pub other_violations: RefCell<Vec<Violation>>,
     ops: RefCell<Vec<Op>>,
-    history: RefCell<Vec<serde_json::Value>>,
+    /// Rendered when it is asked for, which is rare: as JSON it is many times as long.
+    history: RefCell<Vec<Stamped<E>>>,
     /// Hosts that serve, with the boot they do it in; and whether un-synced sectors were lost before.
     serving: RefCell<Vec<(HostId, u32)>>,
     /// Per host, power losses that dropped sectors and whose host has not served since.
@@ -96,9 +97,8 @@ impl<E: Clone + 'static> Run<E> {
     }
 
     fn deliver(&self, stamped: &Stamped<E>) {
-        if let Some(line) = self.system.history(&stamped.event) {
-            let line = serde_json::json!({ "at_ns": stamped.at_ns, "host": stamped.host.0, "event": line });
-            self.history.borrow_mut().push(line);
+        if self.system.is_history(&stamped.event) {
+            self.history.borrow_mut().push(stamped.clone());
         }
         let mut oracles = self.oracles.borrow_mut();
         let mut verdicts = self.verdicts.borrow_mut();
@@ -198,7 +198,11 @@ impl<E: Clone + 'static> Run<E> {
     }
 
     pub fn take_history(&self) -> Vec<serde_json::Value> {
-        self.history.take()
+        let render = |stamped: Stamped<E>| {
+            let event = self.system.history(&stamped.event);
+            serde_json::json!({ "at_ns": stamped.at_ns, "host": stamped.host.0, "event": event })
+        };
+        self.history.take().into_iter().map(render).collect()
     }
 
     /// Whether this very boot of the host has said that it serves.

@@ -164,10 +164,16 @@ pub trait System: 'static {
         BTreeMap::new()
     }
 
-    /// Renders an event for artifacts; `None` leaves it out.
-    fn history(&self, event: &Self::Event) -> Option<serde_json::Value> {
+    /// Whether an event belongs to the history that a run which did not pass leaves in its artifact.
+    fn is_history(&self, event: &Self::Event) -> bool {
         let _ = event;
-        None
+        false
+    }
+
+    /// Renders an event of the history.
+    fn history(&self, event: &Self::Event) -> serde_json::Value {
+        let _ = event;
+        serde_json::Value::Null
     }
 }
 

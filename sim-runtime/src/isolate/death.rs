@@ -69,6 +69,8 @@ impl Death {
             libc::SIGABRT if stderr.contains("has overflowed its stack") => Death::StackOverflow,
             libc::SIGABRT if stderr.contains("memory allocation of") => Death::OutOfMemory,
             libc::SIGABRT => escape(stderr).unwrap_or(Death::Abort),
+            // Its backtrace asks for the directory, which the filter refuses.
+            libc::SIGALRM if stderr.contains("memory allocation of") => Death::OutOfMemory,
             signal @ libc::SIGALRM => escape(stderr).unwrap_or(Death::Killed { signal }),
             // glibc blocks signals while it starts a thread or a process; then the filter cannot report.
             libc::SIGSYS => Death::Escape { call: "raw system call with signals blocked".to_owned() },
