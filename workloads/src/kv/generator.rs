@@ -226,6 +226,6 @@ fn number(value: u64) -> u32 {
 /// In a run with values at the limit one of so many operations stores one.
 const LARGEST_VALUE_ONE_IN: u64 = 600;
 /// Bound on the operations of one client.
-const OPS_PER_CLIENT_MAX: usize = 4000;
+const OPS_PER_CLIENT_MAX: usize = 8000;
 /// Bound on a pause between two operations.
 const PAUSE_NS_MAX: u64 = 3_000_000_000;
