@@ -15,7 +15,7 @@ use futures_util::future::select;
 use openraft::RaftMetrics;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::type_config::alias::WatchReceiverOf;
-use sim_runtime::disk::{Disk, Role as FileRole};
+use sim_runtime::disk::{Disk, Role as FileRole, fault};
 use sim_runtime::engine::Oracle;
 use sim_runtime::engine::report::Metrics;
 use sim_runtime::engine::run;
@@ -291,6 +291,13 @@ async fn serve(mut server: Server<Event>, sample_images: bool) -> Exit {
         }
     };
     server.emit(Event::Booted { node });
+    let (host, boot) = (server.host, server.boot);
+    let faults_before = disk_faults(host);
+    let failed = move |reason: String| {
+        let disk_faults = disk_faults(host) - faults_before;
+        run::emit(host, boot, Event::Failed { node, disk_faults, reason: reason.clone() });
+        Exit::Failed(reason)
+    };
     let env = SimEnv::new(Some(node));
     let mut config = config::node_config(&server, node);
     let compacted_at = config.raft.snapshot_entries + config.raft.log_keep_entries;
@@ -298,7 +305,7 @@ async fn serve(mut server: Server<Event>, sample_images: bool) -> Exit {
     config.store.must_exist = VIEW.with_borrow(|view| view.served.contains(&server.index));
     let started = match Node::start(env, config).await {
         Ok(started) => started,
-        Err(error) => return Exit::Failed(error.to_string()),
+        Err(error) => return failed(error.to_string()),
     };
     let view = watch(&server, node, started.raft().metrics(), sample_images);
     world::spawn("metrics", view);
@@ -336,8 +343,15 @@ async fn serve(mut server: Server<Event>, sample_images: bool) -> Exit {
     });
     match started.stopped().await {
         StopReason::Requested => Exit::Stopped,
-        StopReason::Failed(reason) => Exit::Failed(reason),
+        StopReason::Failed(reason) => failed(reason),
     }
+}
+
+/// How often a disk failed whoever uses it: not where it was slow, or lost what no sync had made durable.
+fn disk_faults(host: HostId) -> u64 {
+    let harmless = [fault::SLOW, fault::STALL, fault::THROTTLE, fault::POWER_LOSS, fault::NAME_LOST];
+    let faults = Disk::of(host).counters().faults;
+    faults.iter().filter(|(kind, _)| !harmless.contains(kind)).map(|(_, count)| count.injected).sum()
 }
 
 /// Keeps the view of one node current, and tells the oracles.

@@ -17,6 +17,8 @@ pub enum Event {
     Serving { node: NodeId },
     /// The boot ended. What it said later than this is void.
     Down { node: NodeId, cause: Down },
+    /// The node stops by itself, for this reason. In this boot its disk failed it so often: errors, no room, damage.
+    Failed { node: NodeId, disk_faults: u64, reason: String },
     /// The stores of a node changed.
     Store { node: NodeId, observation: Observation },
     /// openraft's view changed.
