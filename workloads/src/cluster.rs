@@ -499,13 +499,16 @@ fn emit_usage(server: u32, seen: &Seen) {
     // What is not applied yet cannot be compacted: a learner that catches up may hold all there ever was.
     let applied = seen.metrics.applied.map_or(0, |id| id.index);
     let log_entries = applied.saturating_sub(seen.metrics.purged.map_or(0, |id| id.index));
-    let disk_bytes = Disk::of(seen.host).file_states().iter().map(|file| file.len_bytes).sum();
+    let files = Disk::of(seen.host).file_states();
+    let disk_bytes = files.iter().map(|file| file.len_bytes).sum();
+    let snapshots = files.iter().filter(|file| file.path.contains("/snapshot-")).count();
+    let snapshots = u64::try_from(snapshots).unwrap_or(u64::MAX);
     let compacted_at = VIEW.with_borrow_mut(|view| {
         view.log_entries_max = view.log_entries_max.max(log_entries);
         view.disk_bytes_max = view.disk_bytes_max.max(disk_bytes);
         view.compacted_at
     });
-    let usage = Usage { log_entries, last_index, compacted_at, disk_bytes };
+    let usage = Usage { log_entries, last_index, compacted_at, disk_bytes, snapshots };
     run::emit_about(seen.host, seen.boot, Event::Usage { node, usage });
 }
 

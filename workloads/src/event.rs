@@ -84,6 +84,8 @@ pub struct Usage {
     pub compacted_at: u64,
     /// All files, as long as they are.
     pub disk_bytes: u64,
+    /// Snapshots among them that are complete.
+    pub snapshots: u64,
 }
 
 /// openraft's metrics of one node, the parts that are judged.
