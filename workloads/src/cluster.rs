@@ -477,6 +477,11 @@ fn untended() -> Option<String> {
     machines::is_tended().then(|| format!("the operator is not done: {}", machines::operator_said()))
 }
 
+/// Looks at the disk of a server that has promised something.
+pub fn look_at_promise(server: u32, host: HostId) {
+    emit_image(server, host, 0, ImageReason::Promise);
+}
+
 /// Looks at a disk whose log is being truncated: soon after, when the tail must be gone, and while new entries take its
 /// place.
 pub fn look_at_truncation(host: HostId, boot: u32, node: NodeId) {

@@ -62,6 +62,8 @@ pub enum ImageReason {
     Commit,
     /// A log was truncated a moment ago.
     Truncation,
+    /// An operator was told something about it.
+    Promise,
     End,
 }
 
