@@ -182,7 +182,8 @@ fn op(weights: &Weights, keys: Keys, pad_max: u64, draws: &mut Stream) -> KvOp {
 
 /// A value as large as a value may be; or two, which are then read at once: more than one reply may carry.
 fn largest(keys: Keys, draws: &mut Stream) -> Vec<KvOp> {
-    let pair = [keys.draw(draws), keys.draw(draws)];
+    let key = keys.draw(draws);
+    let pair = [key, (key + 1) % number(keys.count)];
     if draws.below(2) == 0 {
         return vec![KvOp::SetLargest { key: pair[0] }];
     }
