@@ -15,7 +15,7 @@ use futures_util::future::select;
 use openraft::RaftMetrics;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::type_config::alias::WatchReceiverOf;
-use sim_runtime::disk::{Disk, Role as FileRole};
+use sim_runtime::disk::{Disk, Role as FileRole, fault};
 use sim_runtime::engine::Oracle;
 use sim_runtime::engine::report::Metrics;
 use sim_runtime::engine::run;
@@ -295,6 +295,13 @@ async fn serve(mut server: Server<Event>, sample_images: bool) -> Exit {
         }
     };
     server.emit(Event::Booted { node });
+    let (host, boot) = (server.host, server.boot);
+    let faults_before = disk_faults(host);
+    let failed = move |reason: String| {
+        let disk_faults = disk_faults(host) - faults_before;
+        run::emit(host, boot, Event::Failed { node, disk_faults, reason: reason.clone() });
+        Exit::Failed(reason)
+    };
     let env = SimEnv::new(Some(node));
     let mut config = config::node_config(&server, node);
     let compacted_at = config.raft.snapshot_entries + config.raft.log_keep_entries;
@@ -302,7 +309,7 @@ async fn serve(mut server: Server<Event>, sample_images: bool) -> Exit {
     config.store.must_exist = VIEW.with_borrow(|view| view.served.contains(&server.index));
     let started = match Node::start(env, config).await {
         Ok(started) => started,
-        Err(error) => return Exit::Failed(error.to_string()),
+        Err(error) => return failed(error.to_string()),
     };
     let view = watch(&server, node, started.raft().metrics(), sample_images);
     world::spawn("metrics", view);
@@ -340,8 +347,15 @@ async fn serve(mut server: Server<Event>, sample_images: bool) -> Exit {
     });
     match started.stopped().await {
         StopReason::Requested => Exit::Stopped,
-        StopReason::Failed(reason) => Exit::Failed(reason),
+        StopReason::Failed(reason) => failed(reason),
     }
+}
+
+/// How often a disk failed whoever uses it: not where it was slow, or lost what no sync had made durable.
+fn disk_faults(host: HostId) -> u64 {
+    let harmless = [fault::SLOW, fault::STALL, fault::THROTTLE, fault::POWER_LOSS, fault::NAME_LOST];
+    let faults = Disk::of(host).counters().faults;
+    faults.iter().filter(|(kind, _)| !harmless.contains(kind)).map(|(_, count)| count.injected).sum()
 }
 
 /// Keeps the view of one node current, and tells the oracles.
@@ -467,6 +481,11 @@ fn untended() -> Option<String> {
     machines::is_tended().then(|| format!("the operator is not done: {}", machines::operator_said()))
 }
 
+/// Looks at the disk of a server that has promised something.
+pub fn look_at_promise(server: u32, host: HostId) {
+    emit_image(server, host, 0, ImageReason::Promise);
+}
+
 /// Looks at a disk whose log is being truncated: soon after, when the tail must be gone, and while new entries take its
 /// place.
 pub fn look_at_truncation(host: HostId, boot: u32, node: NodeId) {
@@ -489,13 +508,16 @@ fn emit_usage(server: u32, seen: &Seen) {
     // What is not applied yet cannot be compacted: a learner that catches up may hold all there ever was.
     let applied = seen.metrics.applied.map_or(0, |id| id.index);
     let log_entries = applied.saturating_sub(seen.metrics.purged.map_or(0, |id| id.index));
-    let disk_bytes = Disk::of(seen.host).file_states().iter().map(|file| file.len_bytes).sum();
+    let files = Disk::of(seen.host).file_states();
+    let disk_bytes = files.iter().map(|file| file.len_bytes).sum();
+    let snapshots = files.iter().filter(|file| file.path.contains("/snapshot-")).count();
+    let snapshots = u64::try_from(snapshots).unwrap_or(u64::MAX);
     let compacted_at = VIEW.with_borrow_mut(|view| {
         view.log_entries_max = view.log_entries_max.max(log_entries);
         view.disk_bytes_max = view.disk_bytes_max.max(disk_bytes);
         view.compacted_at
     });
-    let usage = Usage { log_entries, last_index, compacted_at, disk_bytes };
+    let usage = Usage { log_entries, last_index, compacted_at, disk_bytes, snapshots };
     run::emit_about(seen.host, seen.boot, Event::Usage { node, usage });
 }
 

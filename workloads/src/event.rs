@@ -17,6 +17,8 @@ pub enum Event {
     Serving { node: NodeId },
     /// The boot ended. What it said later than this is void.
     Down { node: NodeId, cause: Down },
+    /// The node stops by itself, for this reason. In this boot its disk failed it so often: errors, no room, damage.
+    Failed { node: NodeId, disk_faults: u64, reason: String },
     /// The stores of a node changed.
     Store { node: NodeId, observation: Observation },
     /// openraft's view changed.
@@ -60,6 +62,8 @@ pub enum ImageReason {
     Commit,
     /// A log was truncated a moment ago.
     Truncation,
+    /// An operator was told something about it.
+    Promise,
     End,
 }
 
@@ -82,6 +86,8 @@ pub struct Usage {
     pub compacted_at: u64,
     /// All files, as long as they are.
     pub disk_bytes: u64,
+    /// Snapshots among them that are complete.
+    pub snapshots: u64,
 }
 
 /// openraft's metrics of one node, the parts that are judged.

@@ -117,7 +117,8 @@ impl Tail {
     /// Forgets the oldest cached entries that are durable, until the rest fits. Returns how many.
     pub fn evict(&mut self, bytes_max: usize) -> usize {
         let mut evicted = 0;
-        while self.cached_bytes > bytes_max && self.cached_start() < self.durable_end && !self.cached.is_empty() {
+        let evictable_end = if planted!("unwritten-entries-evicted") { self.end } else { self.durable_end };
+        while self.cached_bytes > bytes_max && self.cached_start() < evictable_end && !self.cached.is_empty() {
             self.pop_front();
             evicted += 1;
         }

@@ -91,6 +91,20 @@ pub static BUGS: &[Bug] = &[
         like: "PostgreSQL's fsyncgate (2018): a sync that failed once was retried, and succeeded with the data gone",
     },
     Bug {
+        name: "checkpoint-promises-later-state",
+        family: "durability",
+        spec: "mixed",
+        about: "an operator who had a checkpoint is told what was applied when it was over; a power loss takes some of it",
+        like: "RocksDB #10301: the sequence number of a checkpoint was read apart from the checkpoint",
+    },
+    Bug {
+        name: "old-snapshots-kept",
+        family: "durability",
+        spec: "mixed",
+        about: "superseded snapshots are not removed before the next start; the disk fills",
+        like: "etcd #7957: nothing purged old snap.db files",
+    },
+    Bug {
         name: "truncate-leaves-hole",
         family: "ordering",
         spec: "default",
@@ -124,6 +138,13 @@ pub static BUGS: &[Bug] = &[
         spec: "default",
         about: "a replication batch cut at its bound is reported as replicated to its end",
         like: "openraft #1802: replication progress claimed more than the follower had",
+    },
+    Bug {
+        name: "unwritten-entries-evicted",
+        family: "ordering",
+        spec: "default",
+        about: "the cache of the log lets go of entries that are not written yet; whoever reads them takes the log for damaged and stops",
+        like: "hashicorp/raft #429: the cache of the log and the store under it disagreed, and a node died of `log not found`",
     },
     Bug {
         name: "reply-to-another-request",
@@ -252,6 +273,13 @@ pub static BUGS: &[Bug] = &[
         like: "etcd before #3543: a started member could be removed although no quorum of started ones was left",
     },
     Bug {
+        name: "removed-voter-stays-learner",
+        family: "membership",
+        spec: "membership",
+        about: "a voter that is removed stays in the cluster as a learner",
+        like: "async-raft #112: who was removed from the voters went on as a non-voter, and was sent the log",
+    },
+    Bug {
         name: "snapshot-omits-sessions",
         family: "membership",
         spec: "default",
@@ -315,6 +343,13 @@ pub static BUGS: &[Bug] = &[
         like: "Atomix #327: operations of a closed session were sent again",
     },
     Bug {
+        name: "log-time-starts-over",
+        family: "clients",
+        spec: "default",
+        about: "the log time of a new leader begins at 0; until it has caught up no session expires",
+        like: "etcd #9888: leases were renewed by every election and never ended",
+    },
+    Bug {
         name: "transaction-forgotten-by-session",
         family: "clients",
         spec: "default",
@@ -327,6 +362,13 @@ pub static BUGS: &[Bug] = &[
         spec: "default",
         about: "the deletes of a transaction are done after its other operations; a get behind one finds the row",
         like: "eze #65: a transaction wrote first and deleted then, whatever the order of its operations",
+    },
+    Bug {
+        name: "omitted-row-reads-as-absent",
+        family: "clients",
+        spec: "default",
+        about: "a row that does not fit the reply to a transaction is reported as absent",
+        like: "ArcadeDB #5711: an answer that was cut could not be told from a whole one",
     },
     Bug {
         name: "retry-under-a-new-number",

@@ -135,7 +135,7 @@ impl<E: Env> Server<E> {
             Change::Voters { add, remove, retain } => {
                 let both =
                     ChangeMembers::Batch(vec![ChangeMembers::AddVoterIds(add), ChangeMembers::RemoveVoters(remove)]);
-                (both, retain, true)
+                (both, retain || planted!("removed-voter-stays-learner"), true)
             }
             Change::RemoveLearner { id } => (ChangeMembers::RemoveNodes([id].into()), true, false),
             // No change of its own: openraft goes on from the joint configuration to its newer half.

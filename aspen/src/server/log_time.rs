@@ -7,6 +7,7 @@
 
 use openraft::Instant;
 
+use crate::planted::planted;
 use crate::types::Term;
 
 /// The leader's clock.
@@ -35,7 +36,10 @@ impl<I: Instant> LogClock<I> {
     pub(super) fn stamp(&mut self, term: Term, applied_ms: u64, now: I) -> u64 {
         let office = match &self.office {
             Some(office) if office.term == term => office,
-            _ => self.office.insert(Office { term, base_ms: applied_ms, began: now }),
+            _ => {
+                let base_ms = if planted!("log-time-starts-over") { 0 } else { applied_ms };
+                self.office.insert(Office { term, base_ms, began: now })
+            }
         };
         let elapsed = now.saturating_duration_since(office.began).as_millis();
         office.base_ms.saturating_add(u64::try_from(elapsed).unwrap_or(u64::MAX))

@@ -452,7 +452,7 @@ impl<E: Env> Shared<E> {
     /// Removes superseded snapshots that nobody reads any more.
     pub async fn remove_retired(self: &Arc<Self>) -> io::Result<()> {
         let retired = std::mem::take(&mut self.view().retired);
-        if retired.is_empty() {
+        if retired.is_empty() || planted!("old-snapshots-kept") {
             return Ok(());
         }
         let remove = move |shared: Arc<Self>| directory::remove_unused(&shared.env, retired);

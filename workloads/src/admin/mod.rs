@@ -1,7 +1,8 @@
 //! The `admin` workload: an operator's upkeep of single nodes while clients work: snapshots, purges, checkpoints, and
 //! elections and transfers that nobody needed.
 //!
-//! What a node promised when it answered is told to the oracles, which compare it with what is on its disk.
+//! What a node promised when it answered is told to the oracles, which compare it with what is on its disk, at once and from
+//! then on.
 
 use aspen::client::Client as Aspen;
 use aspen::message::{Upkeep, Upkept};
@@ -10,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use sim_runtime::engine::{Client, ClientProcess, PlannedOp, Shape, Workload};
 use sim_runtime::world::draws::Stream;
 
+use crate::cluster;
 use crate::config;
 use crate::env::SimEnv;
 use crate::event::Event;
@@ -86,6 +88,7 @@ async fn work(client: Client<Event>, ops: Vec<PlannedOp>) {
                 Upkept::Standing => assert_reachable!("an operator had a node stand for election", owed_by = "mixed"),
             }
             client.emit(Event::Upkept { node, upkept });
+            cluster::look_at_promise(server, host);
         }
     }
 }

@@ -86,12 +86,14 @@ fn client(shape: &Shape, run: &Run, draws: &mut Stream) -> Vec<PlannedOp> {
     let mut at_ns = draws.below(shape.pace_ns.max(1) * 4);
     while at_ns < shape.duration_ns && ops.len() < OPS_PER_CLIENT_MAX {
         let phase = run.phases.at(at_ns);
-        let op = match run.largest_of {
-            Some(count) if draws.below(count) == 0 => KvOp::SetLargest { key: run.keys.draw(draws) },
-            _ => op(&run.weights.in_phase(phase), run.keys, run.pad_max, draws),
+        let drawn = match run.largest_of {
+            Some(count) if draws.below(count) == 0 => largest(run.keys, draws),
+            _ => vec![op(&run.weights.in_phase(phase), run.keys, run.pad_max, draws)],
         };
-        let op = serde_json::to_value(&op).expect("an operation is plain data");
-        ops.push(PlannedOp { not_before_ns: at_ns, op });
+        for op in drawn {
+            let op = serde_json::to_value(&op).expect("an operation is plain data");
+            ops.push(PlannedOp { not_before_ns: at_ns, op });
+        }
         // Now and then a pause long enough for everything in flight to settle.
         let pause = if draws.below(200) == 0 { draws.below(PAUSE_NS_MAX) } else { 0 };
         at_ns += 1 + draws.below(2 * shape.pace_ns.max(1) * phase.slowness()) + pause;
@@ -176,6 +178,18 @@ fn op(weights: &Weights, keys: Keys, pad_max: u64, draws: &mut Stream) -> KvOp {
             }
         }
     }
+}
+
+/// A value as large as a value may be; or two, which are then read at once: more than one reply may carry.
+fn largest(keys: Keys, draws: &mut Stream) -> Vec<KvOp> {
+    let key = keys.draw(draws);
+    let pair = [key, (key + 1) % number(keys.count)];
+    if draws.below(2) == 0 {
+        return vec![KvOp::SetLargest { key: pair[0] }];
+    }
+    let then = pair.map(TxnStep::Get).to_vec();
+    let read = KvOp::Transaction { compare: Vec::new(), then, otherwise: Vec::new(), pad: 0 };
+    pair.map(|key| KvOp::SetLargest { key }).into_iter().chain([read]).collect()
 }
 
 /// Short ages make nodes ask the leader every time, long ones let them answer alone.

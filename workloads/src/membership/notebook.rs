@@ -34,6 +34,10 @@ pub struct Notebook {
     /// Operators that had changes made and refused, by the membership (term and index) these were decided on.
     made: BTreeMap<(u64, u64), BTreeSet<u32>>,
     refused: BTreeMap<(u64, u64), BTreeSet<u32>>,
+    /// What each membership that some operator's change made (term and index) must hold, and must not.
+    done: BTreeMap<(u64, u64), Effect>,
+    /// Identities that were given out.
+    allocated: BTreeSet<NodeId>,
     /// Machines that were taken out of the cluster once.
     left: BTreeSet<u32>,
 }
@@ -121,6 +125,11 @@ impl Notebook {
         let intruder = members.iter().find(|id| !founders.contains(id) && !is_possible(&self.adding, id)).copied();
         // Who was seen in a membership that was never committed goes without being removed.
         let gone = |id: &&NodeId| self.is_gone(status, **id);
+        if let Some(effect) = self.done.get(&key(status.membership))
+            && (!effect.adds.is_subset(&members) || !effect.removes.is_disjoint(&members))
+        {
+            return Some(format!("{effect:?} was done with {:?}, whose members are {members:?}", status.membership));
+        }
         let missing = self.settled.iter().find(|id| gone(id) && !is_possible(&self.removing, id)).copied();
         for id in members {
             if status.is_committed {
@@ -166,6 +175,16 @@ impl Notebook {
         let is_first = made.is_empty();
         made.insert(operator);
         is_first
+    }
+
+    /// This membership is what came of it.
+    pub fn was_done(&mut self, effect: &Effect, at: LogPoint) {
+        self.done.insert(key(Some(at)), effect.clone());
+    }
+
+    /// An identity was given out. Returns whether for the first time.
+    pub fn is_new(&mut self, id: NodeId) -> bool {
+        self.allocated.insert(id)
     }
 
     /// Whether one operator had a change of this membership made, and another one was refused.

@@ -91,7 +91,7 @@ impl Operator {
         let status = self.aspen.cluster_status().await?;
         let founders = (0..self.servers).filter(|at| machines::is_founder(*at)).map(machines::founder).collect();
         let wrong = notebook::with(|notebook| notebook.look(&status, &founders));
-        assert_always!(wrong.is_none(), "what was refused for certain is not done", wrong);
+        assert_always!(wrong.is_none(), "what was refused for certain is not done, what was made is", wrong);
         Ok(status)
     }
 
@@ -129,7 +129,7 @@ impl Operator {
     async fn attend(&mut self, duty: Duty, status: &ClusterStatus, lost: &BTreeSet<NodeId>) {
         match duty {
             Duty::Wait => {}
-            Duty::Identify { server } => match self.aspen.allocate_node_id().await {
+            Duty::Identify { server } => match self.allocate().await {
                 // Another operator may have been faster.
                 Ok(id) if machines::node_on(server).is_none() => {
                     assert_reachable!("an operator gave a machine a new identity", owed_by = "membership");
@@ -206,14 +206,23 @@ impl Operator {
         made
     }
 
+    /// Asks for an identity for a new node.
+    pub async fn allocate(&self) -> Result<NodeId, ClientError> {
+        let id = self.aspen.allocate_node_id().await?;
+        let is_new = notebook::with(|notebook| notebook.is_new(id));
+        assert_always!(is_new, "an identity is given out once", id);
+        Ok(id)
+    }
+
     /// Asks for a change of the membership that was looked at, and takes note of what came of it.
     pub async fn change(&self, change: Change, status: &ClusterStatus) -> Result<LogPoint, ClientError> {
         let (effect, on, me) = (effect(&change), status.membership, self.client.index);
         notebook::with(|notebook| notebook.asks(&effect));
         let made = self.aspen.change_membership(change.clone(), on).await;
         match &made {
-            Ok(_) => {
+            Ok(at) => {
                 let is_first = notebook::with(|notebook| notebook.was_made(on, me));
+                notebook::with(|notebook| notebook.was_done(&effect, *at));
                 assert_always!(is_first, "of the changes of one membership one at most is made", change);
             }
             Err(error) => {

@@ -103,7 +103,7 @@ impl Operator {
     /// Nobody will ever hear of this node: as a voter it could only be missed. As a learner it is removed again soon, for
     /// it is on no machine.
     async fn add_under_a_wrong_address(&self) {
-        let (Ok(id), Ok(status)) = (self.aspen.allocate_node_id().await, self.look().await) else { return };
+        let (Ok(id), Ok(status)) = (self.allocate().await, self.look().await) else { return };
         let Ok(added_at) = self.change(Change::AddLearner { id, address: nowhere() }, &status).await else { return };
         let since = ClusterStatus { membership: Some(added_at), ..status };
         let made = self.change(vote_for(id), &since).await;

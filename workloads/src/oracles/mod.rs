@@ -51,6 +51,7 @@ pub fn all(config: &OracleConfig) -> Vec<Box<dyn Oracle<Event>>> {
     all.extend(of_contracts());
     all.push(Box::new(liveness::convergence::Convergence::default()));
     all.push(Box::new(liveness::agreement::Agreement::default()));
+    all.push(Box::new(liveness::steadfast::Steadfast::default()));
     all
 }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 use aspen::command::{Command, Outcome, Query, Reply, SessionSeq};
 use buggify::assert_sometimes;
 use sim_runtime::engine::{Client, PlannedOp};
+use sim_runtime::world;
 
 use super::{Number, StormOp, session_key, storm_key};
 use crate::event::Event;
@@ -19,6 +20,18 @@ pub async fn work(client: Client<Event>, ops: Vec<PlannedOp>) {
         let op: StormOp = serde_json::from_value(planned.op).expect("the plan was written by this workload");
         stormy.perform(op).await;
     }
+}
+
+/// Uses a session once and leaves it alone for much longer than it may live; then looks whether it is still there.
+pub async fn abandon(client: Client<Event>) {
+    let teller = Teller::new(client, false, true);
+    let opened = teller.write(|_| Command::OpenSession { ttl_ms: ABANDONED_TTL_MS }).await;
+    let Ok(Reply { outcome: Outcome::SessionOpened { session }, .. }) = opened else { return };
+    let write =
+        |(client, op): (u32, u64)| Command::Set { key: storm_key(0), value: format!("{client}/{op}").into_bytes() };
+    let _ = teller.write_as(SessionSeq { session, seq: 1 }, None, write).await;
+    world::sleep(ABANDONED).await;
+    let _ = teller.write(|_| Command::RefreshSession { session }).await;
 }
 
 struct Stormy {
@@ -107,5 +120,8 @@ impl Stormy {
     }
 }
 
+const ABANDONED_TTL_MS: u64 = 300;
+/// Longer than log time stands still when leaders change.
+const ABANDONED: Duration = Duration::from_secs(6);
 /// Too soon for most answers.
 const HANG_UP: Duration = Duration::from_millis(4);

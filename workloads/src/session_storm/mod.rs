@@ -3,7 +3,8 @@
 //!
 //! Two clients share each session and do not talk to each other: they use each other's numbers, send an operation again
 //! that was answered long ago, reuse a number for another command, hang up before the answer comes and ask again, close
-//! the session under the other's hands, or let it expire. Whatever they do, a number has one effect at most.
+//! the session under the other's hands, or let it expire. Whatever they do, a number has one effect at most. At the end a
+//! session is left alone, which must be gone soon after its time.
 //!
 //! - [`client`]: a client at work
 pub mod client;
@@ -109,5 +110,9 @@ impl Workload<Event> for SessionStorm {
 
     fn client(&self, client: Client<Event>, ops: Vec<PlannedOp>) -> ClientProcess {
         Box::pin(client::work(client, ops))
+    }
+
+    fn check(&self, client: Client<Event>) -> Option<ClientProcess> {
+        Some(Box::pin(client::abandon(client)))
     }
 }

@@ -2,7 +2,8 @@
 //! (Raft, section 7: the log is compacted, so that it does not use up the disk).
 //!
 //! The bound allows for a few snapshots that were late, for files whose space is kept to be used again, and for every large
-//! value that was ever written, since few of them are more than all else.
+//! value that was ever written, since few of them are more than all else. Superseded snapshots
+//! are counted: small ones pass under any bound in bytes for long.
 
 use sim_runtime::engine::{Judge, Oracle, Stamped};
 use sim_runtime::world::Nanos;
@@ -44,6 +45,10 @@ impl Oracle<Event> for Bounded {
             );
             judge.violated(event.at_ns, named(*node), message);
         }
+        if usage.snapshots > SNAPSHOTS_MAX {
+            let message = format!("the disk holds {} snapshots, {SNAPSHOTS_MAX} are allowed", usage.snapshots);
+            judge.violated(event.at_ns, named(*node), message);
+        }
         if usage.disk_bytes > disk_max {
             let message = format!("the disk holds {} bytes, {disk_max} are allowed", usage.disk_bytes);
             judge.violated(event.at_ns, named(*node), message);
@@ -55,6 +60,8 @@ impl Oracle<Event> for Bounded {
 
 /// Snapshots that may be late in a row.
 const LATE_SNAPSHOTS_MAX: u64 = 4;
+/// The newest one, and superseded ones that are still being sent to the other nodes.
+const SNAPSHOTS_MAX: u64 = 8;
 /// Entries that come while a snapshot is built on a slow disk.
 const SLACK_ENTRIES: u64 = 2_000;
 /// An empty node, its state, two snapshots and a write-ahead log.
@@ -73,7 +80,7 @@ mod tests {
 
     fn used(log_entries: u64, disk_bytes: u64) -> Run {
         let mut run = Run::new();
-        let usage = Usage { log_entries, last_index: 50_000, compacted_at: 90, disk_bytes };
+        let usage = Usage { log_entries, last_index: 50_000, compacted_at: 90, disk_bytes, snapshots: 2 };
         run.emit(1, Event::Usage { node: 1, usage });
         run
     }
@@ -84,13 +91,22 @@ mod tests {
     }
 
     #[test]
+    fn superseded_snapshots_that_stay_are_found() {
+        let mut run = Run::new();
+        let usage = Usage { log_entries: 5, last_index: 900, compacted_at: 90, disk_bytes: 3 << 20, snapshots: 9 };
+        run.emit(1, Event::Usage { node: 1, usage });
+        run.rejects(Bounded::default(), "the disk holds 9 snapshots");
+    }
+
+    #[test]
     fn large_values_may_take_room_and_small_ones_may_not() {
         let run = |bytes: usize| {
             let mut run = Run::new();
             for revision in 0..10 {
                 run.wrote(Command::Set { key: b"k".to_vec(), value: vec![0; bytes] }, 5 + revision, 1);
             }
-            let usage = Usage { log_entries: 120, last_index: 50_000, compacted_at: 90, disk_bytes: 60 << 20 };
+            let usage =
+                Usage { log_entries: 120, last_index: 50_000, compacted_at: 90, disk_bytes: 60 << 20, snapshots: 2 };
             run.emit(1, Event::Usage { node: 1, usage });
             run
         };

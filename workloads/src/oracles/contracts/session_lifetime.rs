@@ -3,6 +3,7 @@
 //! - A session that nobody closed is known until nothing has used it for its time to live, in log time. Log time runs with
 //!   the monotonic clocks of leaders, so no faster than those are wrong.
 //! - Once a client was told that a session is gone, nobody who asks later is told otherwise.
+//! - Once the cluster has converged a leader's clock runs on, and a session that nobody uses is gone soon after its time.
 //! - A number is too low only if a higher one was used.
 
 use std::collections::BTreeMap;
@@ -18,6 +19,8 @@ use crate::event::{Action, Event, OpResult};
 #[derive(Debug, Default)]
 pub struct SessionLifetime {
     operations: Operations,
+    converged_at_ns: Option<Nanos>,
+    clock_slow_ppm_max: u64,
 }
 
 /// What is known of one session.
@@ -44,6 +47,11 @@ impl Oracle<Event> for SessionLifetime {
     }
 
     fn on_event(&mut self, event: &Stamped<Event>, judge: &mut Judge<'_>) {
+        match &event.event {
+            Event::Converged { result: Ok(()) } => self.converged_at_ns = Some(event.at_ns),
+            Event::ClocksSlow { ppm_max } => self.clock_slow_ppm_max = *ppm_max,
+            _ => {}
+        }
         self.operations.on_event(event, judge);
     }
 
@@ -105,13 +113,32 @@ impl Oracle<Event> for SessionLifetime {
                 _ => {
                     judge.evaluated(known.gone.is_some());
                     let since = known.gone.filter(|gone| *gone < operation.invoked);
-                    since.map(|gone| format!("it was served, but it had been gone since {} ns", gone.at_ns))
+                    let again =
+                        since.map(|gone| format!("it was served, but it had been gone since {} ns", gone.at_ns));
+                    again.or_else(|| self.late(known, operation.invoked))
                 }
             };
             if let Some(wrong) = wrong {
                 judge.violated(told.at_ns, None, format!("operation {} of session {id}: {wrong}", operation.id));
             }
         }
+    }
+}
+
+impl SessionLifetime {
+    /// Why the session cannot have been there any more, if so: all its life was after the cluster had converged.
+    fn late(&self, known: &Known, asked: Moment) -> Option<String> {
+        let first = known.uses.iter().map(|(began, _)| began.at_ns).min()?;
+        let last = known.uses.iter().filter(|(began, _)| *began < asked).map(|(_, told)| told.at_ns).max()?;
+        if known.ttl_ms == 0 || self.converged_at_ns.is_none_or(|at_ns| first < at_ns) {
+            return None;
+        }
+        let idle_ns = asked.at_ns.saturating_sub(last);
+        let slowest_ns = idle_ns / 1_000_000 * 1_000_000u64.saturating_sub(self.clock_slow_ppm_max);
+        let due_ns = known.ttl_ms.saturating_mul(1_000_000).saturating_add(STANDSTILL_NS);
+        (slowest_ns > due_ns).then(|| {
+            format!("it was there {} ms after its last use, it had {} ms to live", idle_ns / 1_000_000, known.ttl_ms)
+        })
     }
 }
 
@@ -129,6 +156,8 @@ fn early(known: &Known, asked: Moment, told: Moment) -> Option<String> {
     })
 }
 
+/// Log time may stand still for so long after a change of leaders: the new one may lag in what it has applied.
+const STANDSTILL_NS: u64 = 5_000_000_000;
 /// No clock of a spec that this is judged under is faster by more.
 const RATE_ERROR_PERCENT: u64 = 25;
 
@@ -170,6 +199,21 @@ mod tests {
         let mut run = opened(1000);
         uses(&mut run, 1, Outcome::SessionUnknown);
         run.rejects(SessionLifetime::default(), "1000 ms were promised");
+    }
+
+    #[test]
+    fn a_session_that_outlives_its_time_in_calm_is_found() {
+        let idle = |ms: u64| {
+            let mut run = Run::new();
+            run.emit(0, Event::Converged { result: Ok(()) });
+            let op = run.writes(0, Command::OpenSession { ttl_ms: 300 });
+            run.told(op, 4, Outcome::SessionOpened { session: 4 });
+            run.passes(ms);
+            uses(&mut run, 1, Outcome::Written { version: 1 });
+            run
+        };
+        idle(5_200).accepts(SessionLifetime::default());
+        idle(6_000).rejects(SessionLifetime::default(), "it had 300 ms to live");
     }
 
     #[test]

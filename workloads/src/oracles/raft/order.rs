@@ -5,6 +5,8 @@
 //!
 //! Snapshot against applied is judged twice: by what the stores say when it becomes true there, and by openraft's metrics. openraft
 //! hears of a snapshot and of the entries in it from two tasks; a snapshot that waits for the end of an apply is heard of last.
+//!
+//! Committed against last log is judged on disks as well: a node that starts applies up to the mark that it finds.
 
 use std::collections::BTreeMap;
 
@@ -67,6 +69,13 @@ impl Oracle<Event> for Order {
             return;
         }
         let metrics = match &event.event {
+            Event::Image { node, image, .. } => {
+                // A node that starts applies up to the mark: what it names must be there.
+                let last = image.log.last_key_value().map(|(at, _)| *at).max(index(image.purged));
+                judge.evaluated(image.committed.is_some());
+                let pair = [("the durable committed", index(image.committed)), ("the durable last log", last)];
+                return self.judge_pair(pair, (event.at_ns, *node), judge);
+            }
             Event::Store { node, observation } => return self.store_said(*node, observation, event.at_ns, judge),
             Event::Metrics(metrics) => metrics,
             _ => return,
@@ -97,6 +106,7 @@ impl Oracle<Event> for Order {
 mod tests {
     use super::super::super::testing::*;
     use super::*;
+    use crate::event::{DurableImage, ImageReason};
 
     #[test]
     fn pointers_in_order_are_fine() {
@@ -109,6 +119,18 @@ mod tests {
             metrics.last_log_index = Some(12);
         });
         run.accepts(Order::default());
+    }
+
+    #[test]
+    fn a_mark_on_disk_that_names_what_is_not_there_is_found() {
+        let on_disk = |committed: u64| {
+            let mut run = Run::new();
+            let image = DurableImage { committed: Some(id(committed, 1)), ..image(&[(4, 1, 0), (5, 1, 0)]) };
+            run.image(1, image, ImageReason::PowerLoss);
+            run
+        };
+        on_disk(5).accepts(Order::default());
+        on_disk(6).rejects(Order::default(), "the durable committed Some(6) is past the durable last log Some(5)");
     }
 
     #[test]
