@@ -269,10 +269,10 @@ impl System for AspenCluster {
     fn history(&self, event: &Event) -> serde_json::Value {
         match event {
             Event::Invoked { client, op, action } => {
-                serde_json::json!({ "client": client, "op": op, "invoked": action })
+                serde_json::json!({ "client": client, "op": op, "invoked": **action })
             }
             Event::Returned { client, op, result } => {
-                serde_json::json!({ "client": client, "op": op, "returned": result })
+                serde_json::json!({ "client": client, "op": op, "returned": **result })
             }
             Event::Down { node, cause } => serde_json::json!({ "node": node, "down": format!("{cause:?}") }),
             Event::Serving { node } => serde_json::json!({ "node": node, "serving": true }),

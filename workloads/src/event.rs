@@ -1,6 +1,7 @@
 //! What the oracles see: everything observable that nodes, disks and clients of one run did.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
 
 use aspen::command::{Answer, Command, Query, Reply, SessionSeq};
 use aspen::message::{StaleBound, Upkept};
@@ -26,9 +27,9 @@ pub enum Event {
     /// What a node's disk would hold if its power failed now, decoded by a reader of our own.
     Image { node: NodeId, image: Box<DurableImage>, reason: ImageReason },
     /// A client begins an operation. Ids ascend over the whole run.
-    Invoked { client: u32, op: u64, action: Action },
+    Invoked { client: u32, op: u64, action: Rc<Action> },
     /// A client's operation ended; an operation that never returns stays unknown.
-    Returned { client: u32, op: u64, result: OpResult },
+    Returned { client: u32, op: u64, result: Rc<OpResult> },
     /// A write of a past life of the cluster's nodes was spent on purpose: the node lost its disk.
     Spent { node: NodeId },
     /// The disk of a node was damaged or lost on purpose: what is on it proves nothing any more. The node must notice before

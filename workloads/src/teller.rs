@@ -3,6 +3,7 @@
 //! Each operation is told when it begins and when it ends, under one id, so that oracles of clients judge the operations
 //! of all workloads alike.
 
+use std::rc::Rc;
 use std::time::Duration;
 
 use aspen::client::Client as Aspen;
@@ -71,7 +72,11 @@ impl Teller {
     /// Reads a linearizable state.
     pub async fn read(&self, query: Query) -> Told<Answer> {
         let op = self.client.begin();
-        self.client.emit(Event::Invoked { client: self.client.index, op, action: Action::Read(query.clone()) });
+        self.client.emit(Event::Invoked {
+            client: self.client.index,
+            op,
+            action: Rc::new(Action::Read(query.clone())),
+        });
         match self.aspen.query(query).await {
             Ok(answer) => {
                 self.ended(op, OpKind::Read, OpResult::Answered(answer.clone()));
@@ -89,7 +94,7 @@ impl Teller {
         let op = self.client.begin();
         let command = command((self.client.index, op));
         let action = Action::Write { session, command: command.clone() };
-        self.client.emit(Event::Invoked { client: self.client.index, op, action });
+        self.client.emit(Event::Invoked { client: self.client.index, op, action: Rc::new(action) });
         (op, command)
     }
 
@@ -112,7 +117,7 @@ impl Teller {
             OpResult::Failed(_) => OpOutcome::Failed,
             OpResult::Unknown(_) => OpOutcome::Unknown,
         };
-        self.client.emit(Event::Returned { client: self.client.index, op, result });
+        self.client.emit(Event::Returned { client: self.client.index, op, result: Rc::new(result) });
         self.client.end(op, kind, outcome);
     }
 }

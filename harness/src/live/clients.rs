@@ -71,10 +71,10 @@ impl Record {
         let line = |stamped: &Stamped<Event>| {
             let value = match &stamped.event {
                 Event::Invoked { client, op, action } => {
-                    serde_json::json!({"at_ns": stamped.at_ns, "client": client, "op": op, "invoked": action})
+                    serde_json::json!({"at_ns": stamped.at_ns, "client": client, "op": op, "invoked": **action})
                 }
                 Event::Returned { client, op, result } => {
-                    serde_json::json!({"at_ns": stamped.at_ns, "client": client, "op": op, "returned": result})
+                    serde_json::json!({"at_ns": stamped.at_ns, "client": client, "op": op, "returned": **result})
                 }
                 other => serde_json::json!({"at_ns": stamped.at_ns, "event": format!("{other:?}")}),
             };

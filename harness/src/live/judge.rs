@@ -9,7 +9,7 @@ use serde_json::json;
 use sim_runtime::engine::oracle::Verdicts;
 use sim_runtime::engine::report::{FaultCount, Metrics, OracleCount, RunReport, SCHEMA, Verdict, Violation};
 use sim_runtime::engine::{OpKind, Plan};
-use workloads::event::Event;
+use workloads::event::{Event, OpResult};
 use workloads::oracles::{self, OracleConfig};
 
 use super::clients::Record;
@@ -49,7 +49,10 @@ pub async fn compare_states(cluster: &Cluster, record: &Record) {
 
 fn revision_of(event: &Event) -> Option<u64> {
     match event {
-        Event::Returned { result: workloads::event::OpResult::Written(reply), .. } => Some(reply.revision),
+        Event::Returned { result, .. } => match &**result {
+            OpResult::Written(reply) => Some(reply.revision),
+            _ => None,
+        },
         _ => None,
     }
 }

@@ -4,6 +4,7 @@
 //! more often. What a client read last is the only thing it remembers.
 
 use std::collections::BTreeMap;
+use std::rc::Rc;
 use std::time::Duration;
 
 use aspen::client::{Client as Aspen, ClientConfig};
@@ -258,7 +259,7 @@ impl<D: Desk, S: Store, F: Fn() -> S> Worker<D, S, F> {
     }
 
     fn invoked(&self, op: u64, action: Action) {
-        self.client.emit(Event::Invoked { client: self.client.index(), op, action });
+        self.client.emit(Event::Invoked { client: self.client.index(), op, action: Rc::new(action) });
     }
 
     fn returned(&self, op: u64, kind: OpKind, result: OpResult) {
@@ -269,7 +270,7 @@ impl<D: Desk, S: Store, F: Fn() -> S> Worker<D, S, F> {
         };
         assert_sometimes!(outcome == OpOutcome::Unknown, "an operation ended unknown");
         assert_sometimes!(outcome == OpOutcome::Failed, "an operation failed for good");
-        self.client.emit(Event::Returned { client: self.client.index(), op, result });
+        self.client.emit(Event::Returned { client: self.client.index(), op, result: Rc::new(result) });
         self.client.end(op, kind, outcome);
     }
 

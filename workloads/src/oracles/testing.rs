@@ -212,7 +212,7 @@ impl Run {
     pub(crate) fn begins(&mut self, client: u32, action: Action) -> u64 {
         let op = self.next_op;
         self.next_op += 1;
-        self.emit(100, Event::Invoked { client, op, action });
+        self.emit(100, Event::Invoked { client, op, action: action.into() });
         op
     }
 
@@ -231,7 +231,7 @@ impl Run {
     }
 
     pub(crate) fn ends(&mut self, op: u64, result: OpResult) -> &mut Run {
-        self.emit(100, Event::Returned { client: 0, op, result })
+        self.emit(100, Event::Returned { client: 0, op, result: result.into() })
     }
 
     pub(crate) fn told(&mut self, op: u64, revision: u64, outcome: Outcome) -> &mut Run {

@@ -62,7 +62,7 @@ impl Hand {
     }
 
     fn invoked(&self, op: u64, action: Action) {
-        self.client.emit(Event::Invoked { client: self.client.index, op, action });
+        self.client.emit(Event::Invoked { client: self.client.index, op, action: Rc::new(action) });
     }
 
     fn returned(&self, op: u64, kind: OpKind, result: OpResult, error: Option<&ClientError>) {
@@ -71,7 +71,7 @@ impl Hand {
             Some(ErrorOutcome::Definite) => OpOutcome::Failed,
             Some(ErrorOutcome::Unknown) => OpOutcome::Unknown,
         };
-        self.client.emit(Event::Returned { client: self.client.index, op, result });
+        self.client.emit(Event::Returned { client: self.client.index, op, result: Rc::new(result) });
         self.client.end(op, kind, outcome);
     }
 }

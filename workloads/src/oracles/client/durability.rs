@@ -103,14 +103,14 @@ impl Oracle<Event> for Durability {
         let (before, after) = attempts.split_at(before_end);
         let keys = certainties(before);
         let changes_later = |key: &[u8]| {
-            let mut writes = after.iter().filter_map(|operation| match &operation.input {
+            let mut writes = after.iter().filter_map(|operation| match &*operation.input {
                 Action::Write { command, .. } => Some(command),
                 Action::Read(_) | Action::StaleRead { .. } => None,
             });
             writes.any(|command: &Command| effects(command).iter().any(|(changed, _)| *changed == key))
         };
         for read in after {
-            let (Action::Read(query), Fate::Answered(answer)) = (&read.input, fate(read)) else { continue };
+            let (Action::Read(query), Fate::Answered(answer)) = (&*read.input, fate(read)) else { continue };
             let row_of = |key: &[u8]| answer.rows.iter().find(|row| row.key == key);
             match query {
                 Query::Get { key } => {

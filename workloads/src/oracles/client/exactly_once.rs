@@ -50,7 +50,7 @@ impl Oracle<Event> for ExactlyOnce {
             *looked_at.entry(place).or_default() += 1;
         };
         for (place, operation) in attempts.iter().enumerate() {
-            if let Action::Write { session: Some(number), .. } = &operation.input {
+            if let Action::Write { session: Some(number), .. } = &*operation.input {
                 same_as[place] = *first_of.entry(*number).or_insert(place);
             }
             if let Some(revision) = acknowledged_effect(operation) {

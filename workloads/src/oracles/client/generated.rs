@@ -1,6 +1,7 @@
 //! Random histories that a store really had, from a sequential model with random overlap, and ways to spoil them.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
 
 use aspen::command::{
     Answer, Command, Compare, Expect, KeyMeta, KeyValue, Outcome, Pair, Query, Reply, TxnOp, TxnResult,
@@ -288,7 +289,7 @@ fn is_missing_a_row(op: u64, answer: &Answer) -> bool {
 impl Story {
     fn results(&mut self) -> impl Iterator<Item = (u64, &mut OpResult)> {
         self.run.events.iter_mut().filter_map(|event| match &mut event.event {
-            Event::Returned { op, result, .. } => Some((*op, result)),
+            Event::Returned { op, result, .. } => Some((*op, Rc::make_mut(result))),
             _ => None,
         })
     }
@@ -349,15 +350,15 @@ impl Story {
     /// Makes a get return a value that was certainly overwritten before it began.
     pub(crate) fn make_a_read_stale(&mut self, pick: usize) -> Option<String> {
         // Acknowledged plain writes: key, value, begun, ended, in places of the order of events.
-        let mut begun: BTreeMap<u64, (usize, Action)> = BTreeMap::new();
+        let mut begun: BTreeMap<u64, (usize, &Action)> = BTreeMap::new();
         let mut sets: Vec<(Vec<u8>, Vec<u8>, usize, usize)> = Vec::new();
         let mut gets: Vec<(usize, usize, Vec<u8>)> = Vec::new();
         for (place, event) in self.run.events.iter().enumerate() {
             match &event.event {
                 Event::Invoked { op, action, .. } => {
-                    begun.insert(*op, (place, action.clone()));
+                    begun.insert(*op, (place, action));
                 }
-                Event::Returned { op, result, .. } => match (&begun[op], result) {
+                Event::Returned { op, result, .. } => match (&begun[op], &**result) {
                     ((from, Action::Write { command: Command::Set { key, value }, .. }), OpResult::Written(_)) => {
                         sets.push((key.clone(), value.clone(), *from, place));
                     }
@@ -376,10 +377,8 @@ impl Story {
             });
             let Some((_, value, _, _)) = stale else { continue };
             let row = self.rows.values().find(|row| row.value == *value)?.clone();
-            let Event::Returned { op, result: OpResult::Answered(answer), .. } = &mut self.run.events[*place].event
-            else {
-                return None;
-            };
+            let Event::Returned { op, result, .. } = &mut self.run.events[*place].event else { return None };
+            let OpResult::Answered(answer) = Rc::make_mut(result) else { return None };
             answer.rows = vec![row];
             return Some(format!("operation {op} reads {}", String::from_utf8_lossy(value)));
         }

@@ -129,7 +129,7 @@ impl<'a> Keys<'a> {
         for operation in operations {
             if let Action::Write {
                 command: Command::CompareAndSwap { key, expect: Expect::Value(value), .. }, ..
-            } = &operation.input
+            } = &*operation.input
             {
                 looked_at.insert((key, value));
             }
@@ -143,7 +143,7 @@ impl<'a> Keys<'a> {
         keys.values = looked_at.into_iter().zip(UNSEEN + 1..).collect();
         let written: BTreeSet<&[u8]> = operations
             .iter()
-            .filter_map(|operation| match &operation.input {
+            .filter_map(|operation| match &*operation.input {
                 Action::Write { command, .. } => Some(effects(command)),
                 Action::Read(_) | Action::StaleRead { .. } => None,
             })
@@ -151,7 +151,7 @@ impl<'a> Keys<'a> {
             .map(|(key, _)| key)
             .collect();
         for operation in operations {
-            match &operation.input {
+            match &*operation.input {
                 Action::Write { command, .. } => keys.write(operation, command),
                 Action::Read(query) => keys.read(operation, query, &written),
                 // Promises less.

@@ -1,6 +1,7 @@
 //! The operations of all clients, and what their commands would do.
 
 use std::collections::BTreeMap;
+use std::rc::Rc;
 
 use aspen::command::{Answer, Command, Compare, KeyValue, Outcome, Reply, SessionSeq, TxnOp, TxnResult};
 use sim_runtime::checker::history::{History, HistoryError, Operation};
@@ -9,12 +10,12 @@ use sim_runtime::engine::{Judge, Stamped};
 use crate::event::{Action, Event, OpResult};
 
 /// One operation of one client.
-pub(crate) type Write = Operation<Action, OpResult>;
+pub(crate) type Write = Operation<Rc<Action>, Rc<OpResult>>;
 
 /// Collects operations as they begin and end.
 #[derive(Debug, Default)]
 pub(crate) struct Operations {
-    history: History<Action, OpResult>,
+    history: History<Rc<Action>, Rc<OpResult>>,
 }
 
 /// What became of an operation.
@@ -29,15 +30,15 @@ pub(crate) enum Fate<'a> {
 }
 
 pub(crate) fn fate(operation: &Write) -> Fate<'_> {
-    match &operation.returned {
+    match operation.returned.as_ref().map(|(_, result)| &**result) {
         // That a session is gone says nothing about an earlier attempt of the same operation.
-        Some((_, OpResult::Written(Reply { outcome: Outcome::SessionUnknown | Outcome::SessionStale, .. }))) => {
+        Some(OpResult::Written(Reply { outcome: Outcome::SessionUnknown | Outcome::SessionStale, .. })) => {
             Fate::Unknown
         }
-        Some((_, OpResult::Written(reply))) => Fate::Acknowledged(reply),
-        Some((_, OpResult::Answered(answer))) => Fate::Answered(answer),
-        Some((_, OpResult::Failed(_))) => Fate::Failed,
-        Some((_, OpResult::Unknown(_))) | None => Fate::Unknown,
+        Some(OpResult::Written(reply)) => Fate::Acknowledged(reply),
+        Some(OpResult::Answered(answer)) => Fate::Answered(answer),
+        Some(OpResult::Failed(_)) => Fate::Failed,
+        Some(OpResult::Unknown(_)) | None => Fate::Unknown,
     }
 }
 
@@ -73,7 +74,7 @@ impl Operations {
         let mut merged: Vec<Write> = Vec::new();
         let mut numbered: BTreeMap<SessionSeq, Vec<usize>> = BTreeMap::new();
         for operation in self.history.operations() {
-            let Action::Write { session: Some(number), .. } = &operation.input else {
+            let Action::Write { session: Some(number), .. } = &*operation.input else {
                 merged.push(operation.clone());
                 continue;
             };
@@ -110,7 +111,7 @@ impl Operations {
         let mut attempts = self.history.operations().to_vec();
         let mut commands: BTreeMap<SessionSeq, Option<Command>> = BTreeMap::new();
         for operation in &attempts {
-            if let Action::Write { session: Some(number), command } = &operation.input {
+            if let Action::Write { session: Some(number), command } = &*operation.input {
                 let only = commands.entry(*number).or_insert_with(|| Some(command.clone()));
                 if only.as_ref() != Some(command) {
                     *only = None;
@@ -118,7 +119,7 @@ impl Operations {
             }
         }
         for operation in &mut attempts {
-            if let Action::Write { session: Some(number), .. } = &operation.input
+            if let Action::Write { session: Some(number), .. } = &*operation.input
                 && commands[number].is_none()
             {
                 forget(operation);
@@ -135,9 +136,10 @@ impl Operations {
 
 /// Makes the outcome unknown, unless nothing happened for certain.
 fn forget(operation: &mut Write) {
-    if let Some((_, result)) = operation.returned.as_mut().filter(|(_, result)| !matches!(result, OpResult::Failed(_)))
+    if let Some((_, result)) =
+        operation.returned.as_mut().filter(|(_, result)| !matches!(**result, OpResult::Failed(_)))
     {
-        *result = OpResult::Unknown("its number was used for another command too".to_owned());
+        *result = Rc::new(OpResult::Unknown("its number was used for another command too".to_owned()));
     }
 }
 
@@ -172,7 +174,7 @@ pub(crate) fn branch_effects(ops: &[TxnOp]) -> Vec<(&[u8], Option<&[u8]>)> {
 /// What an operation did to keys, as far as its reply tells: of a transaction only the branch that was taken. Before
 /// there is a reply, everything that it might do.
 pub(crate) fn happened(operation: &Write) -> Vec<(&[u8], Option<&[u8]>)> {
-    let Action::Write { command, .. } = &operation.input else { return Vec::new() };
+    let Action::Write { command, .. } = &*operation.input else { return Vec::new() };
     match (command, fate(operation)) {
         (
             Command::Transaction { then, otherwise, .. },
@@ -184,7 +186,7 @@ pub(crate) fn happened(operation: &Write) -> Vec<(&[u8], Option<&[u8]>)> {
 
 /// The operations of the branch that a transaction took, each with what it did.
 pub(crate) fn transacted(operation: &Write) -> impl Iterator<Item = (&TxnOp, &TxnResult)> {
-    let (branch, results): (&[TxnOp], &[TxnResult]) = match (&operation.input, fate(operation)) {
+    let (branch, results): (&[TxnOp], &[TxnResult]) = match (&*operation.input, fate(operation)) {
         (
             Action::Write { command: Command::Transaction { then, otherwise, .. }, .. },
             Fate::Acknowledged(Reply { outcome: Outcome::Transacted { matched, results }, .. }),
@@ -196,7 +198,7 @@ pub(crate) fn transacted(operation: &Write) -> impl Iterator<Item = (&TxnOp, &Tx
 
 /// What the comparisons of a transaction found to be so, if all of them held.
 pub(crate) fn comparisons_that_held(operation: &Write) -> &[Compare] {
-    match (&operation.input, fate(operation)) {
+    match (&*operation.input, fate(operation)) {
         (
             Action::Write { command: Command::Transaction { compare, .. }, .. },
             Fate::Acknowledged(Reply { outcome: Outcome::Transacted { matched: true, .. }, .. }),
@@ -207,7 +209,7 @@ pub(crate) fn comparisons_that_held(operation: &Write) -> &[Compare] {
 
 /// Whether the operation, if it does anything, leaves `value` under `key`.
 pub(crate) fn would_write(operation: &Write, key: &[u8], value: &[u8]) -> bool {
-    match &operation.input {
+    match &*operation.input {
         Action::Write { command, .. } => effects(command).contains(&(key, Some(value))),
         Action::Read(_) | Action::StaleRead { .. } => false,
     }
@@ -224,7 +226,7 @@ impl<'a> Writers<'a> {
     pub(crate) fn new(operations: &'a [Write], judge: &mut Judge<'_>) -> Writers<'a> {
         let mut writers = Writers::default();
         for (place, operation) in operations.iter().enumerate() {
-            let Action::Write { command, .. } = &operation.input else { continue };
+            let Action::Write { command, .. } = &*operation.input else { continue };
             for (key, value) in effects(command) {
                 let Some(value) = value else { continue };
                 let writer = writers.of_value.entry((key, value)).or_insert(Some(place));

@@ -33,7 +33,7 @@ impl Oracle<Event> for Outcomes {
         }
         let seen = seen_values(&operations);
         for operation in operations.iter().filter(|operation| matches!(fate(operation), Fate::Failed)) {
-            let Action::Write { command, .. } = &operation.input else { continue };
+            let Action::Write { command, .. } = &*operation.input else { continue };
             for (key, value) in effects(command) {
                 let Some(value) = value else { continue };
                 let looks = seen.get(key);
@@ -64,7 +64,7 @@ fn seen_values(operations: &[Write]) -> Seen<'_> {
     }
     for operation in operations {
         if let Action::Write { command: Command::CompareAndSwap { key, expect: Expect::Value(value), .. }, .. } =
-            &operation.input
+            &*operation.input
             && let Fate::Acknowledged(reply) = fate(operation)
             && matches!(reply.outcome, Outcome::Written { .. })
         {
@@ -92,7 +92,8 @@ fn fits_branch(branch: &[TxnOp], results: &[TxnResult]) -> bool {
 
 fn check_kind(operation: &Write, judge: &mut Judge<'_>) {
     let Some((moment, result)) = &operation.returned else { return };
-    let fits = match (&operation.input, result) {
+    let result = &**result;
+    let fits = match (&*operation.input, result) {
         (_, OpResult::Failed(_) | OpResult::Unknown(_)) => return,
         (Action::Read(_) | Action::StaleRead { .. }, OpResult::Answered(_)) => true,
         (Action::Write { session, command }, OpResult::Written(reply)) => {

@@ -50,7 +50,7 @@ impl Oracle<Event> for StaleReads {
         let operations = self.operations.attempts();
         let told = Told::new(operations);
         for operation in operations {
-            let (Action::StaleRead { bound, .. }, Fate::Answered(answer)) = (&operation.input, fate(operation)) else {
+            let (Action::StaleRead { bound, .. }, Fate::Answered(answer)) = (&*operation.input, fate(operation)) else {
                 continue;
             };
             let at_ns = operation.returned.as_ref().map_or(0, |(moment, _)| moment.at_ns);

@@ -35,7 +35,7 @@ fn transaction(operation: &Write) -> Option<Txn> {
         reads: Vec::new(),
         appends: Vec::new(),
     };
-    match (&operation.input, fate(operation)) {
+    match (&*operation.input, fate(operation)) {
         (Action::Read(query), Fate::Answered(answer)) => {
             if let Query::Get { key } = query
                 && is_list(key)

@@ -18,7 +18,7 @@ pub struct BankTotal {
 
 /// How many accounts an operation may open.
 fn opens(operation: &Write) -> Option<usize> {
-    let Action::Write { command: Command::Transaction { compare, then, .. }, .. } = &operation.input else {
+    let Action::Write { command: Command::Transaction { compare, then, .. }, .. } = &*operation.input else {
         return None;
     };
     let opening = format!("{OPENING} ");
@@ -34,7 +34,7 @@ fn opens(operation: &Write) -> Option<usize> {
 
 /// The rows of all accounts, if the operation looked at all of them.
 fn looked(operation: &Write, accounts: usize) -> Option<Vec<&KeyValue>> {
-    match (&operation.input, fate(operation)) {
+    match (&*operation.input, fate(operation)) {
         (Action::Read(Query::Scan { start, .. }), Fate::Answered(answer)) => {
             (start == ACCOUNT_PREFIX.as_bytes() && !answer.more).then(|| answer.rows.iter().collect())
         }

@@ -29,7 +29,9 @@ impl Oracle<Event> for Bounded {
     }
 
     fn on_event(&mut self, event: &Stamped<Event>, judge: &mut Judge<'_>) {
-        if let Event::Invoked { action: Action::Write { command, .. }, .. } = &event.event {
+        if let Event::Invoked { action, .. } = &event.event
+            && let Action::Write { command, .. } = &**action
+        {
             let values = effects(command).into_iter().filter_map(|(_, value)| value);
             let bytes = values.map(|value| u64::try_from(value.len()).unwrap_or(u64::MAX));
             self.large_bytes += bytes.filter(|bytes| *bytes > ENTRY_BYTES).sum::<u64>();

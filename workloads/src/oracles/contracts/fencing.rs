@@ -36,7 +36,7 @@ impl Oracle<Event> for Fencing {
         let mut modified: BTreeMap<&[u8], BTreeSet<u64>> = BTreeMap::new();
         for operation in operations {
             if let (Action::Write { command: Command::CompareAndSwap { key, .. }, .. }, Fate::Acknowledged(reply)) =
-                (&operation.input, fate(operation))
+                (&*operation.input, fate(operation))
                 && matches!(reply.outcome, Outcome::Written { .. })
             {
                 modified.entry(key).or_default().insert(reply.revision);
@@ -47,7 +47,7 @@ impl Oracle<Event> for Fencing {
         }
         for operation in operations {
             let (Action::Write { command: Command::Transaction { compare, .. }, .. }, Fate::Acknowledged(reply)) =
-                (&operation.input, fate(operation))
+                (&*operation.input, fate(operation))
             else {
                 continue;
             };

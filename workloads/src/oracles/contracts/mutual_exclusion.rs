@@ -44,7 +44,8 @@ impl Oracle<Event> for MutualExclusion {
         let mut holds: BTreeMap<&[u8], Vec<Hold>> = BTreeMap::new();
         let mut ends: BTreeMap<(&[u8], u64), u64> = BTreeMap::new();
         for operation in self.operations.attempts() {
-            let Action::Write { command: Command::CompareAndSwap { key, expect, value }, .. } = &operation.input else {
+            let Action::Write { command: Command::CompareAndSwap { key, expect, value }, .. } = &*operation.input
+            else {
                 continue;
             };
             if !key.starts_with(LOCK_PREFIX.as_bytes()) {

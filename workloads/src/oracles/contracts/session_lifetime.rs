@@ -60,8 +60,8 @@ impl Oracle<Event> for SessionLifetime {
         let mut sessions: BTreeMap<u64, Known> = BTreeMap::new();
         // First what is known of each, then what was said.
         for operation in attempts {
-            let Action::Write { session, command } = &operation.input else { continue };
-            let told = operation.returned.as_ref().and_then(|(moment, result)| match result {
+            let Action::Write { session, command } = &*operation.input else { continue };
+            let told = operation.returned.as_ref().and_then(|(moment, result)| match &**result {
                 OpResult::Written(reply) => Some((*moment, &reply.outcome)),
                 _ => None,
             });
@@ -92,12 +92,13 @@ impl Oracle<Event> for SessionLifetime {
             }
         }
         for operation in attempts {
-            let Action::Write { session, command } = &operation.input else { continue };
+            let Action::Write { session, command } = &*operation.input else { continue };
             let used = match command {
                 Command::RefreshSession { session } | Command::CloseSession { session } => Some(*session),
                 _ => session.map(|name| name.session),
             };
-            let (Some(id), Some((told, OpResult::Written(reply)))) = (used, &operation.returned) else { continue };
+            let (Some(id), Some((told, result))) = (used, &operation.returned) else { continue };
+            let OpResult::Written(reply) = &**result else { continue };
             let known = &sessions[&id];
             let wrong = match &reply.outcome {
                 Outcome::SessionUnknown => {

@@ -43,7 +43,7 @@ impl Oracle<Event> for Convergence {
             }
             Event::Returned { op, result, .. } if self.open.remove(op) => {
                 judge.evaluated(true);
-                if let OpResult::Failed(reason) | OpResult::Unknown(reason) = result {
+                if let OpResult::Failed(reason) | OpResult::Unknown(reason) = &**result {
                     let message = format!("operation {op} was not served though the cluster had converged: {reason}");
                     judge.violated(event.at_ns, None, message);
                 }

@@ -99,7 +99,7 @@ impl<'a> Facts<'a> {
         let universe: BTreeSet<&[u8]> = operations.iter().flat_map(changes).map(|(key, _)| key).collect();
         let mut owners = Owners::default();
         for operation in operations {
-            if let (Action::Write { command, .. }, Fate::Acknowledged(reply)) = (&operation.input, fate(operation)) {
+            if let (Action::Write { command, .. }, Fate::Acknowledged(reply)) = (&*operation.input, fate(operation)) {
                 facts.own(&mut owners, reply.revision, operation);
                 facts.acknowledged(operation, command, reply);
             }
@@ -107,7 +107,7 @@ impl<'a> Facts<'a> {
         let known = Known { operations, writers, floors };
         for reader in operations {
             if let (Action::Read(query) | Action::StaleRead { query, .. }, Fate::Answered(answer)) =
-                (&reader.input, fate(reader))
+                (&*reader.input, fate(reader))
             {
                 for row in &answer.rows {
                     facts.place(reader, row, known, &mut owners);
@@ -304,13 +304,13 @@ impl<'a> Facts<'a> {
                     self.misfit(reader, message);
                 }
                 self.own(owners, revision, operation);
-                let expected = match &operation.input {
+                let expected = match &*operation.input {
                     Action::Write { command: Command::CompareAndSwap { expect, .. }, .. } => Some(expectation(expect)),
                     _ => None,
                 };
                 let mut changed: Vec<_> = changes(operation).collect();
                 if let Action::Write { command: command @ Command::Transaction { then, otherwise, .. }, .. } =
-                    &operation.input
+                    &*operation.input
                 {
                     // Every value is written once: this one tells which branch ran.
                     let written = (row.key.as_slice(), Some(row.value.as_slice()));
@@ -474,7 +474,7 @@ fn expectation(expect: &Expect) -> Expected<'_> {
 
 /// What an operation would do to keys.
 fn changes(operation: &Write) -> impl Iterator<Item = (&[u8], Option<&[u8]>)> {
-    let effects = match &operation.input {
+    let effects = match &*operation.input {
         Action::Write { command, .. } => effects(command),
         Action::Read(_) | Action::StaleRead { .. } => Vec::new(),
     };

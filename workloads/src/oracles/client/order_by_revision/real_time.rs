@@ -34,12 +34,12 @@ pub(super) fn check(operations: &[Write], floors: &[Option<u64>], judge: &mut Ju
     let mut misfits = Vec::new();
     for (operation, floor) in operations.iter().zip(floors) {
         let Some(revision) = revision(operation) else { continue };
-        if matches!(operation.input, Action::StaleRead { .. }) {
+        if matches!(*operation.input, Action::StaleRead { .. }) {
             continue;
         }
         judge.evaluated(floor.is_some());
         // A write has a place of its own; reads share the place after the write they saw last.
-        let (late_enough, kind) = match operation.input {
+        let (late_enough, kind) = match *operation.input {
             Action::Write { .. } => (*floor < Some(revision), "write"),
             Action::Read(_) | Action::StaleRead { .. } => (*floor <= Some(revision), "read"),
         };

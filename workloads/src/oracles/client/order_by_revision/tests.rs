@@ -362,7 +362,7 @@ fn the_generator_makes_all_kinds_of_outcomes() {
     let mut kinds = std::collections::BTreeMap::<&str, u32>::new();
     for event in &story.run.events {
         let Event::Returned { result, .. } = &event.event else { continue };
-        let kind = match result {
+        let kind = match &**result {
             OpResult::Written(reply) => match reply.outcome {
                 Outcome::Written { version: 1 } => "created",
                 Outcome::Written { .. } => "modified",
