@@ -233,6 +233,14 @@ impl<E: Env> LogStore<E> {
         closed.await.map_err(|_| closed_error())?
     }
 
+    /// Waits until everything that was appended before is durable.
+    pub(crate) async fn durable(&self) -> io::Result<()> {
+        self.shared.health.check()?;
+        let (done, durable) = TypeConfig::<E>::oneshot();
+        self.send(Op::Barrier { done }).await?;
+        durable.await.map_err(|_| closed_error())?
+    }
+
     async fn send(&self, op: Op<E>) -> io::Result<()> {
         self.queue.send(op).await.map_err(|_| closed_error())
     }

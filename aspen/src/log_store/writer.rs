@@ -25,11 +25,29 @@ type Done<E> = OneshotSenderOf<TypeConfig<E>, io::Result<()>>;
 
 /// What the writer is asked to do.
 pub(super) enum Op<E: Env> {
-    Append { batch: EncodedBatch, last: LogId, callback: IOFlushed<TypeConfig<E>> },
-    Vote { vote: Vote, done: Done<E> },
-    Truncate { from: u64, done: Done<E> },
-    Purge { upto: LogId },
-    Close { done: Done<E> },
+    Append {
+        batch: EncodedBatch,
+        last: LogId,
+        callback: IOFlushed<TypeConfig<E>>,
+    },
+    Vote {
+        vote: Vote,
+        done: Done<E>,
+    },
+    Truncate {
+        from: u64,
+        done: Done<E>,
+    },
+    Purge {
+        upto: LogId,
+    },
+    /// Changes nothing: is done when everything before it is durable.
+    Barrier {
+        done: Done<E>,
+    },
+    Close {
+        done: Done<E>,
+    },
 }
 
 /// Whom to tell once a transaction is durable, in the order of its changes.
@@ -37,6 +55,7 @@ enum Waiter<E: Env> {
     Append { last: LogId, callback: IOFlushed<TypeConfig<E>> },
     Vote { vote: Vote, done: Done<E> },
     Truncate { done: Done<E> },
+    Barrier { done: Done<E> },
     Purge,
 }
 
@@ -52,7 +71,10 @@ pub(super) async fn run<E: Env>(shared: Arc<Shared<E>>, mut queue: MpscReceiverO
         };
         wrote = first.is_some();
         let (changes, waiters) = gather(&shared, first, &mut queue, &mut closer);
-        if !changes.is_empty() {
+        if changes.is_empty() {
+            // Barriers, and nothing before them that is not durable yet.
+            report(&shared, waiters);
+        } else {
             write(&shared, changes, waiters).await;
         }
     }
@@ -116,6 +138,7 @@ fn gather<E: Env>(
                 changes.push(Change::Purge { upto });
                 waiters.push(Waiter::Purge);
             }
+            Op::Barrier { done } => waiters.push(Waiter::Barrier { done }),
             Op::Close { done } => {
                 *closer = Some(done);
                 break;
@@ -186,6 +209,12 @@ async fn write<E: Env>(shared: &Arc<Shared<E>>, changes: Vec<Change>, mut waiter
         // openraft tolerates completions out of order.
         waiters.reverse();
     }
+    report(shared, waiters);
+    shared.evict();
+}
+
+/// Everything is durable that those who wait were waiting for.
+fn report<E: Env>(shared: &Shared<E>, waiters: Vec<Waiter<E>>) {
     for waiter in waiters {
         match waiter {
             Waiter::Append { last, callback } => {
@@ -196,13 +225,12 @@ async fn write<E: Env>(shared: &Arc<Shared<E>>, changes: Vec<Change>, mut waiter
                 shared.vote_saved(vote);
                 let _ = done.send(Ok(()));
             }
-            Waiter::Truncate { done } => {
+            Waiter::Truncate { done } | Waiter::Barrier { done } => {
                 let _ = done.send(Ok(()));
             }
             Waiter::Purge => {}
         }
     }
-    shared.evict();
 }
 
 impl<E: Env> Waiter<E> {
@@ -232,7 +260,7 @@ fn answer_all<E: Env>(waiters: Vec<Waiter<E>>, error: &io::Error) {
         let error = io::Error::new(error.kind(), error.to_string());
         match waiter {
             Waiter::Append { callback, .. } => callback.io_completed(Err(error)),
-            Waiter::Vote { done, .. } | Waiter::Truncate { done } => {
+            Waiter::Vote { done, .. } | Waiter::Truncate { done } | Waiter::Barrier { done } => {
                 let _ = done.send(Err(error));
             }
             Waiter::Purge => {}

@@ -147,7 +147,7 @@ impl<E: Env> Node<E> {
             stores.recovery.log.committed > stores.recovery.state.applied,
             "a node started with committed entries to apply again"
         );
-        let server = Server::new(env.clone(), config, raft.clone(), reader.clone());
+        let server = Server::new(env.clone(), config, raft.clone(), log.clone(), reader.clone());
         let offices = server.watch_offices();
         let (sender, status) = TypeConfig::<E>::watch_channel(Status::default());
         let inner = Inner {

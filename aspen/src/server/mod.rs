@@ -29,6 +29,7 @@ use openraft::type_config::alias::InstantOf;
 
 use crate::env::Env;
 use crate::error::ErrorCode;
+use crate::log_store::LogStore;
 use crate::message::{Envelope, LeaderHint, Refusal, Request, Response, decode_request, encode_response};
 use crate::node::{NodeConfig, NodeRaft};
 use crate::planted::planted;
@@ -57,6 +58,7 @@ struct Shared<E: Env> {
     env: E,
     config: NodeConfig,
     raft: NodeRaft<E>,
+    log: LogStore<E>,
     reader: StateReader<E>,
     phase: AtomicU8,
     proposals: Gate,
@@ -84,7 +86,7 @@ pub enum Phase {
 type Refused<T> = Result<T, Refusal>;
 
 impl<E: Env> Server<E> {
-    pub(crate) fn new(env: E, config: NodeConfig, raft: NodeRaft<E>, reader: StateReader<E>) -> Self {
+    pub(crate) fn new(env: E, config: NodeConfig, raft: NodeRaft<E>, log: LogStore<E>, reader: StateReader<E>) -> Self {
         let in_flight_max = config.store.limits.proposals_in_flight_max;
         let raft_calls_max = usize::try_from(config.raft.raft_calls_max).unwrap_or(usize::MAX);
         let snapshots = Receiver::new(env.clone(), config.data_dir.clone());
@@ -93,6 +95,7 @@ impl<E: Env> Server<E> {
                 env,
                 config,
                 raft,
+                log,
                 reader,
                 phase: AtomicU8::new(Phase::Recovering as u8),
                 proposals: Gate::new(in_flight_max),

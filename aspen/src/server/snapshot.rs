@@ -164,13 +164,19 @@ impl<E: Env> Server<E> {
         };
         let ended = match finished {
             Ok(file) => match self.shared.raft.install_full_snapshot(vote, Snapshot { meta, snapshot: file }).await {
-                Ok(response) => {
-                    if response.vote > vote {
-                        // The leader was deposed meanwhile, and openraft refused its snapshot.
-                        Slot::Empty
-                    } else {
-                        assert_reachable!("a snapshot was received and installed");
-                        Slot::Installed(checksum, vote)
+                Ok(response) if response.vote > vote => {
+                    // The leader was deposed meanwhile, and openraft refused its snapshot.
+                    Slot::Empty
+                }
+                Ok(_) => {
+                    // What the snapshot holds may have come as entries meanwhile. openraft says at once then that all of it
+                    // is here, and so it must be: the leader would never send it again (docs/trophies.md).
+                    match self.shared.log.durable().await {
+                        Ok(()) => {
+                            assert_reachable!("a snapshot was received and installed");
+                            Slot::Installed(checksum, vote)
+                        }
+                        Err(_) => Slot::Empty,
                     }
                 }
                 Err(fatal) => {
