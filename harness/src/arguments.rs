@@ -88,13 +88,14 @@ pub struct SweepArguments {
     #[arg(long, value_name = "A", default_value_t = 0, allow_negative_numbers = true)]
     pub start: u64,
     /// Run so many seeds
-    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = clap::value_parser!(u64).range(1..))]
     pub seeds: Option<u64>,
     /// Run until every sometimes and reachable site that the spec owes was reached
     #[arg(long)]
     pub until_covered: bool,
     /// Give up on coverage after so many seeds
     #[arg(long, value_name = "N", default_value_t = 1000, conflicts_with_all = ["seeds", "time"])]
+    #[arg(value_parser = clap::value_parser!(u64).range(1..))]
     pub max_seeds: u64,
     /// Start no new seed after this long, for instance 90s or 10m
     #[arg(long, value_name = "T", value_parser = humantime::parse_duration)]
@@ -103,7 +104,7 @@ pub struct SweepArguments {
     #[arg(long, value_name = "J")]
     pub jobs: Option<NonZeroUsize>,
     /// Share of the seeds to run again in a fresh process, from 0 to 1
-    #[arg(long, value_name = "FRACTION", default_value_t = 0.0, value_parser = fraction)]
+    #[arg(long, value_name = "FRACTION", default_value_t = 0.0, value_parser = fraction, allow_negative_numbers = true)]
     pub verify: f64,
     #[command(flatten)]
     pub what: What,
@@ -165,7 +166,7 @@ pub struct MutantsArguments {
     #[arg(long, value_name = "B")]
     pub bug: Option<String>,
     /// Seeds to try per bug and start
-    #[arg(long, value_name = "N", default_value_t = 200)]
+    #[arg(long, value_name = "N", default_value_t = 200, value_parser = clap::value_parser!(u64).range(1..))]
     pub max_seeds: u64,
     /// Look so often, each time from another seed: 0, then past the seeds of the look before; the median counts
     #[arg(long, value_name = "K", default_value_t = NonZeroUsize::MIN)]
@@ -187,7 +188,7 @@ pub struct MutantsArguments {
 #[derive(Debug, Args)]
 pub struct ScoreboardArguments {
     /// Seeds to try per bug and start
-    #[arg(long, value_name = "N", default_value_t = 300)]
+    #[arg(long, value_name = "N", default_value_t = 300, value_parser = clap::value_parser!(u64).range(1..))]
     pub max_seeds: u64,
     /// Look for each bug so often, each time from other seeds
     #[arg(long, value_name = "K", default_value = "3")]
@@ -323,7 +324,7 @@ pub struct VerifyCorpusArguments {
     #[arg(long, value_name = "B")]
     pub bug: Option<String>,
     /// Keys that a scenario is given until it reaches what it must
-    #[arg(long, value_name = "N", default_value_t = 64)]
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u64).range(1..))]
     pub tries: u64,
     /// Runs at a time [default: one per core]
     #[arg(long, value_name = "J")]
@@ -399,6 +400,7 @@ fn virtual_ns(text: &str) -> Result<u64, String> {
         "ms" => 1_000_000,
         "s" => 1_000_000_000,
         "m" => 60_000_000_000,
+        "h" => 3_600_000_000_000,
         _ => return Err(wrong()),
     };
     let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
@@ -435,7 +437,7 @@ mod tests {
         ] {
             assert_eq!(virtual_ns(text), Ok(ns), "{text}");
         }
-        for text in ["12.5", "s", "1.5.5s", "-1s", "1h", "99999999999999s", "1.0000000000s"] {
+        for text in ["12.5", "s", "1.5.5s", "-1s", "1d", "99999999999999s", "1.0000000000s"] {
             assert!(virtual_ns(text).is_err(), "{text}");
         }
     }
@@ -478,6 +480,8 @@ mod tests {
             ("harness --seed -1", "--seed"),
             ("harness --seed 1x", "invalid value '1x' for '--seed <N>'"),
             ("harness sweep --seeds 5 --verify 1.5", "must be from 0 to 1"),
+            ("harness sweep --seeds 5 --verify -0.1", "must be from 0 to 1"),
+            ("harness sweep --seeds 0", "--seeds"),
             ("harness sweep --seeds 5 --jobs 0", "--jobs"),
             ("harness sweep --time 90", "--time"),
             ("harness fly", "fly"),
