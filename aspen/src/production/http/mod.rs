@@ -2,7 +2,7 @@
 //!
 //! - [`text`], [`schema`]: what goes over the wire; [`error`]: how failures look
 //! - [`kv`]: reads and writes; [`ask`]: sent on to the leader where need be
-//! - [`health`], [`status`], [`metrics`]: what the node says of itself
+//! - [`health`], [`standing`], [`status`], [`metrics`]: what the node says of itself
 //! - [`admin`]: changes of the cluster; [`auth`]: who may ask what
 //! - [`serve`]: connections, how many and for how long
 
@@ -15,11 +15,13 @@ mod kv;
 pub mod metrics;
 pub mod schema;
 mod serve;
+pub(crate) mod standing;
 pub mod status;
 pub mod text;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use axum::Router;
@@ -54,6 +56,8 @@ pub struct App {
     pub config: NodeConfig,
     pub cluster: ClusterId,
     pub http_address: SocketAddr,
+    /// Where clients reach it, `HOST:PORT`.
+    pub http_advertised: Option<String>,
     pub guard: Guard,
     pub gate: Arc<ClusterGate>,
     /// Without it no tickets are issued here.
@@ -62,6 +66,10 @@ pub struct App {
     pub metrics: HttpMetrics,
     /// Held while a node is let in.
     pub joins: tokio::sync::Mutex<()>,
+    /// A cluster let this node in; otherwise it is a founder.
+    pub has_joined: bool,
+    /// A member said that this node was removed, or refused its connection as a stranger's.
+    pub is_disowned: AtomicBool,
     pub started: Instant,
 }
 
