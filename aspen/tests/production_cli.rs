@@ -206,6 +206,11 @@ fn the_configuration_is_shown_with_its_origins() {
     );
     assert_eq!(shown["http-addr"]["origin"], "default");
     assert_eq!((&shown["peers"]["value"], &shown["peers"]["origin"]), (&Value::Null, &"unset".into()));
+    let mut command = Command::new(env!("CARGO_BIN_EXE_aspen-node"));
+    let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+    let unwritten = command.args(["config", "--node-id", "7"]).stdout(full).stderr(Stdio::piped()).output().unwrap();
+    assert_eq!(unwritten.status.code(), Some(1));
+    assert!(String::from_utf8(unwritten.stderr).unwrap().contains("standard output"));
     let wrong = show(&["--http-addr", "nowhere"]);
     assert_eq!(wrong.status.code(), Some(2));
     assert!(String::from_utf8(wrong.stderr).unwrap().contains("http-addr"));
