@@ -94,9 +94,13 @@ async fn mistakes_are_answered_with_an_error_that_says_what_to_do() {
     let key = "k".repeat(1025);
     let cases = [
         ("/write", json!({"put": {}}), 400, "malformed"),
-        ("/write", json!({"set": {"key": "", "value": ""}, "session": {"session": 1, "seq": 0}}), 400, "malformed"),
+        ("/write", json!({"set": {"key": "a", "value": ""}, "session": {"session": 1, "seq": 0}}), 400, "malformed"),
         ("/write", json!({"set": {"key": "\0aspen/x", "value": ""}}), 400, "malformed"),
         ("/write", json!({"set": {"key": key, "value": ""}}), 413, "limit-exceeded"),
+        ("/write", json!({"set": {"key": "", "value": ""}}), 400, "limit-exceeded"),
+        ("/write", json!({"set_multi": {"pairs": []}}), 400, "limit-exceeded"),
+        ("/write", json!({"txn": {}}), 400, "limit-exceeded"),
+        ("/write", json!({"open_session": {"ttl_ms": 0}}), 400, "limit-exceeded"),
         ("/write", json!({"set": {"key": "a", "value": "v".repeat(1 << 20) + "v"}}), 413, "limit-exceeded"),
         ("/write", json!({"set": {"key": "a", "value": "v".repeat(7 << 20)}}), 413, "limit-exceeded"),
         ("/read", json!({"key": 5}), 400, "malformed"),

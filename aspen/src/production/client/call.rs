@@ -27,7 +27,7 @@ pub enum CallError {
     #[error("{0}")]
     Lost(String),
     /// The same.
-    #[error("no response within {0:?}")]
+    #[error("no response within {0:.1?}")]
     Late(Duration),
 }
 

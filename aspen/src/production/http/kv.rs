@@ -6,12 +6,13 @@ use std::time::Duration;
 use axum::Json;
 use axum::body::Bytes;
 use axum::extract::{Query as UrlQuery, State};
-use axum::http::Uri;
+use axum::http::{StatusCode, Uri};
 use data_encoding::HEXLOWER_PERMISSIVE;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use crate::command::{Answer, Command, Query, TxnOp};
+use crate::limits::LimitError;
 use crate::message::{Request, Response};
 use crate::node::StaleBound;
 use crate::production::http::App;
@@ -29,11 +30,30 @@ pub(super) async fn write(State(app): State<Arc<App>>, body: Bytes) -> Result<Js
     if keys(&command).iter().any(|key| key.starts_with(RESERVED_PREFIX)) {
         return Err(Failure::malformed("keys that begin with \\0aspen/ are the node's own"));
     }
+    // The node checks it all, once it is encoded; what is wrong whatever its length is no matter of size.
+    if let Err(error) = app.config.store.limits.check_command(&command, 0)
+        && !is_too_long(&error)
+    {
+        let hint = "docs/limits.md has the bounds";
+        return Err(Failure::definite(StatusCode::BAD_REQUEST, "limit-exceeded", error.to_string(), hint));
+    }
     let (budget, budget_ms) = app.budget(timeout_ms);
     match app.ask(Request::Write { session, command, budget_ms }, budget).await {
         Ok(Response::Written(reply)) => Ok(Json(reply.into())),
         Ok(_) => Err(app.failure(mismatched(), Effect::Write)),
         Err(refusal) => Err(app.failure(refusal, Effect::Write)),
+    }
+}
+
+fn is_too_long(error: &LimitError) -> bool {
+    match error {
+        LimitError::KeyTooLong { .. } | LimitError::ValueTooLong { .. } | LimitError::CommandTooLong { .. } => true,
+        LimitError::KeyEmpty
+        | LimitError::PairCount { .. }
+        | LimitError::TransactionParts { .. }
+        | LimitError::ModifiedTwice
+        | LimitError::SessionTtl { .. }
+        | LimitError::ScanLimit { .. } => false,
     }
 }
 
