@@ -114,7 +114,8 @@ impl View {
         let silent = seen.silent_for.is_none_or(|silent| silent > rules.silence_max);
         let behind = self.last_index.saturating_sub(seen.matched.unwrap_or(0));
         if silent {
-            Some(format!("node {id} was not heard for {:?}, {:?} are allowed", seen.silent_for, rules.silence_max))
+            let since = seen.silent_for.map_or("yet".to_owned(), |silent| format!("for {silent:?}"));
+            Some(format!("node {id} was not heard {since}, {:?} are allowed", rules.silence_max))
         } else if behind > rules.lag_entries_max {
             Some(format!("node {id} lacks {behind} entries, {} are allowed", rules.lag_entries_max))
         } else {
@@ -144,6 +145,9 @@ pub fn check(change: &Change, view: &View, rules: &Rules) -> Result<(), Unmet> {
             let voters = view.uniform()?;
             if voters.contains(id) || view.learners.contains(id) {
                 return unmet(format!("node {id} is a member already"));
+            }
+            if *id == 0 {
+                return unmet("node ids begin with 1: allocate an id".to_owned());
             }
             if *id > view.last_index {
                 return unmet(format!("{id} is not the index of any entry yet: allocate an id"));
@@ -233,6 +237,7 @@ mod tests {
         assert_eq!(check(&add(90), &view(), &RULES), Ok(()));
         refused(&add(40), &view(), "a member already");
         refused(&add(101), &view(), "allocate an id");
+        refused(&add(0), &view(), "begin with 1");
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use aspen::command::Command;
 use aspen::production::client::{ClientOptions, HttpClient};
 use aspen::production::http::schema::{ScanRequest, WriteResult};
-use production_support::{Process, Site, free_address};
+use production_support::{Process, Site, free_address, says, says_json};
 use serde_json::{Value, json};
 
 /// Three nodes: the first forms the cluster and writes a ticket, the others join with it.
@@ -22,6 +22,31 @@ async fn three(site: &Site) -> Vec<Process> {
     for node in [&second, &third] {
         node.ready(site).await;
         voters(site, &node.url, 3).await;
+    }
+    vec![first, second, third]
+}
+
+/// The same, but the founder is killed before the cluster is complete, and its ticket is lost. It goes on when it is back.
+async fn three_after_a_restart(site: &Site) -> Vec<Process> {
+    let ticket = site.path("ticket").display().to_string();
+    let mut first = site.start("n1", &["--expect", "3", "--ticket-out", &ticket]).await;
+    let old = site.ticket(&ticket).await;
+    let second = site.spawn("n2", &["--ticket-file", &ticket]);
+    second.ready(site).await;
+    first.kill();
+    std::fs::remove_file(&ticket).unwrap();
+    first.restart();
+    assert_ne!(site.ticket(&ticket).await, old);
+    let third = site.spawn("n3", &["--ticket-file", &ticket]);
+    for node in [&first, &second, &third] {
+        node.ready(site).await;
+        voters(site, &node.url, 3).await;
+    }
+    let identity = first.dir.join("identity.json");
+    let begun = Instant::now();
+    while std::fs::read_to_string(&identity).unwrap().contains("expect") {
+        assert!(begun.elapsed() < production_support::PATIENCE, "it does not notice that it is complete");
+        tokio::time::sleep(Duration::from_millis(50)).await;
     }
     vec![first, second, third]
 }
@@ -47,7 +72,7 @@ async fn node_id(site: &Site, node: &Process) -> u64 {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn three_nodes_survive_their_leader_and_take_a_fourth() {
     let site = Site::new();
-    let mut nodes = three(&site).await;
+    let mut nodes = three_after_a_restart(&site).await;
     let ids = [node_id(&site, &nodes[0]).await, node_id(&site, &nodes[1]).await, node_id(&site, &nodes[2]).await];
     site.set(&nodes[1].url, "greeting", "hello").await;
 
@@ -94,6 +119,11 @@ async fn three_nodes_survive_their_leader_and_take_a_fourth() {
     let (status, reply) = admin("/change-membership", json!({"voters": [ids[0], id]})).await;
     assert_eq!((status, &reply["voters"]), (200, &json!([ids[0], id])), "{reply}");
     site.set(&fourth.url, "last", "word").await;
+    // The one that was removed knows, or is told by those who do not know it any more.
+    let is_removed = |status: u16, error: &Value| {
+        (status == 503 && error["message"].as_str()?.contains("removed from the cluster")).then_some(())
+    };
+    site.until(&format!("{}/readyz", nodes[1].url), "it says that it was removed", is_removed).await;
 }
 
 /// Nodes that share a cookie and know each other's keys, and `/init` on one of them.
@@ -136,6 +166,62 @@ async fn five_nodes_by_hand() {
     nodes[1].restart();
     nodes[1].ready(&site).await;
     assert_eq!(site.value(&nodes[1].url, "with").await.as_deref(), Some("three of five"));
+
+    // A sixth takes the place of the fourth, which is gone. It is added before it runs, and gets its id by that.
+    let place = format!("{}@{}", key(&site, 6), free_address());
+    let asked = &nodes[0];
+    let admin =
+        async |path: &str, body: Value| site.post(&format!("{}{path}", asked.url), body, Some(&asked.token())).await;
+    assert_eq!(admin("/add-peer", json!({"address": place})).await, (200, json!({"done": true})));
+    let added = says_json(asked, &["member", "add", &place], 0);
+    let id = added["node_id"].as_u64().unwrap();
+    assert!(id > 5 && added["learners"] == json!([id]), "{added}");
+    let refused = async |body: Value, why: &str| {
+        let (status, error) = admin("/add-learner", body).await;
+        assert_eq!((status, error["code"].as_str()), (409, Some("precondition-failed")), "{error}");
+        assert!(error["message"].as_str().unwrap().contains(why), "{error}");
+    };
+    refused(json!({"address": place}), &format!("that of node {id}")).await;
+    refused(json!({"address": place, "node_id": id}), "a member already").await;
+    refused(json!({"address": places[0], "node_id": 0}), "never used again").await;
+    let text = id.to_string();
+    let bind = place.split_once('@').unwrap().1;
+    let more = ["--node-id", &text, "--cookie-file", &cookie, "--peers", &peers, "--bind-addr", bind];
+    let sixth = site.start("n6", &more).await;
+    assert_eq!(admin("/promote-learner", json!({"node_id": id, "replace": 9, "force": true})).await.0, 409);
+    until_done(&admin, "/promote-learner", json!({"node_id": id, "replace": 4, "force": true})).await;
+    let fresh = format!("{}@{}", key(&site, 7), free_address());
+    refused(json!({"address": fresh, "node_id": 4}), "never used again").await;
+    let retained = until_done(&admin, "/change-membership", json!({"voters": [1, 2, 3, id], "retain": true})).await;
+    assert_eq!((&retained["voters"], &retained["learners"]), (&json!([1, 2, 3, id]), &json!([5])));
+    assert_eq!(admin("/change-membership", json!({"finish": true})).await.0, 409, "nothing is to be finished");
+    assert!(says(asked, &["member", "promote", "5"], 0).contains("5"));
+    until_done(&admin, "/transfer-leader", json!({"to": 1})).await;
+    assert!(says(asked, &["leader", "transfer", &text], 0).contains(&format!("node {text} leads")));
+    assert!(says(asked, &["member", "remove", "5"], 0).contains("voters"));
+    site.value(&sixth.url, "with").await;
+    // What the leader says of its followers.
+    let (_, page) = site.get(&format!("{}/metrics", sixth.url)).await;
+    let page = page.as_str().unwrap();
+    for follower in 1..=3 {
+        for name in ["aspen_replication_lag_entries", "aspen_heartbeat_age_seconds"] {
+            assert!(page.contains(&format!("{name}{{node=\"{follower}\"}} ")), "{name} of {follower}: {page}");
+        }
+    }
+    assert!(page.contains("aspen_raft_state{state=\"leader\"} 1\n"), "{page}");
+}
+
+/// Asks until a change is safe.
+async fn until_done(admin: &impl AsyncFn(&str, Value) -> (u16, Value), path: &str, body: Value) -> Value {
+    let begun = Instant::now();
+    loop {
+        let (status, reply) = admin(path, body.clone()).await;
+        if status == 200 {
+            return reply;
+        }
+        assert!(begun.elapsed() < production_support::PATIENCE, "{path} {body}: {reply}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
 }
 
 /// `aspen-node key` makes the key that the node will have.
@@ -167,7 +253,35 @@ async fn a_ticket_is_used_up() {
     let text = site.ticket(&other).await;
     std::fs::write(&other, &text[..text.len() - 8]).unwrap();
     let mut cut = site.spawn("n4", &["--ticket-file", &other]);
-    assert_eq!(cut.wait().code(), Some(1), "a cut ticket is none");
+    assert_eq!(cut.wait().code(), Some(2), "a cut ticket is none");
+    let changed = if text.ends_with('a') { "e" } else { "a" };
+    std::fs::write(&other, format!("{}{changed}", &text[..text.len() - 1])).unwrap();
+    let mut forged = site.spawn("n5", &["--ticket-file", &other]);
+    assert_eq!(forged.wait().code(), Some(1), "who holds the secret says that it was changed");
+    let (_, short) =
+        site.post(&format!("{}/cluster-ticket", first.url), json!({"expires_in_s": 1}), Some(&first.token())).await;
+    std::fs::write(&other, short["ticket"].as_str().unwrap()).unwrap();
+    tokio::time::sleep(Duration::from_millis(2100)).await;
+    let mut late = site.spawn("n6", &["--ticket-file", &other]);
+    assert_eq!(late.wait().code(), Some(2), "it has expired, as the node can see itself");
+    for name in ["n3", "n4", "n5", "n6"] {
+        assert!(site.files(name).iter().all(|file| file == "lock"), "{name}: {:?}", site.files(name));
+    }
+    // The cluster keeps keys of its own in the store. Who does not ask for them does not see them.
+    for key in ["a", "b"] {
+        site.set(&first.url, key, "1").await;
+    }
+    let keys = async |query: &str| {
+        let (status, scan) = site.get(&format!("{}/scan?{query}", first.url)).await;
+        assert_eq!(status, 200, "{query}: {scan}");
+        let rows = scan["rows"].as_array().unwrap().iter();
+        (rows.map(|row| row["key"].as_str().unwrap().to_owned()).collect::<Vec<_>>(), scan["more"] == true)
+    };
+    assert_eq!(keys("").await, (vec!["a".to_owned(), "b".to_owned()], false));
+    assert_eq!(keys("limit=1").await, (vec!["a".to_owned()], true));
+    assert_eq!(keys("prefix=%00").await, (vec![], false));
+    let (reserved, _) = keys("prefix=%00aspen/").await;
+    assert!(reserved.len() == 1 && reserved[0].starts_with("\0aspen/ticket/"), "{reserved:?}");
     // The learner has no secret, so it issues no tickets; it can be removed without a vote.
     let (status, reply) =
         site.post(&format!("{}/cluster-ticket", learner.url), json!({}), Some(&learner.token())).await;

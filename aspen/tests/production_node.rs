@@ -3,7 +3,11 @@
 
 mod production_support;
 
-use production_support::Site;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+
+use axum::http::Method;
+use production_support::{PATIENCE, Site, free_address};
 use serde_json::{Value, json};
 
 /// The walk through the interface of a node that was started with no configuration but its addresses.
@@ -90,14 +94,18 @@ async fn mistakes_are_answered_with_an_error_that_says_what_to_do() {
     let key = "k".repeat(1025);
     let cases = [
         ("/write", json!({"put": {}}), 400, "malformed"),
-        ("/write", json!({"set": {"key": "", "value": ""}, "session": {"session": 1, "seq": 0}}), 400, "malformed"),
+        ("/write", json!({"set": {"key": "a", "value": ""}, "session": {"session": 1, "seq": 0}}), 400, "malformed"),
         ("/write", json!({"set": {"key": "\0aspen/x", "value": ""}}), 400, "malformed"),
         ("/write", json!({"set": {"key": key, "value": ""}}), 413, "limit-exceeded"),
+        ("/write", json!({"set": {"key": "", "value": ""}}), 400, "limit-exceeded"),
+        ("/write", json!({"set_multi": {"pairs": []}}), 400, "limit-exceeded"),
+        ("/write", json!({"txn": {}}), 400, "limit-exceeded"),
+        ("/write", json!({"open_session": {"ttl_ms": 0}}), 400, "limit-exceeded"),
         ("/write", json!({"set": {"key": "a", "value": "v".repeat(1 << 20) + "v"}}), 413, "limit-exceeded"),
         ("/write", json!({"set": {"key": "a", "value": "v".repeat(7 << 20)}}), 413, "limit-exceeded"),
         ("/read", json!({"key": 5}), 400, "malformed"),
         ("/scan", json!({"prefix": "a", "start": "a"}), 400, "malformed"),
-        ("/scan", json!({"limit": 1_000_000}), 413, "limit-exceeded"),
+        ("/scan", json!({"limit": 1_000_000}), 400, "limit-exceeded"),
         ("/nothing", json!({}), 404, "unknown-path"),
         ("/livez", json!({}), 405, "unknown-method"),
         ("/cluster-ticket", json!({}), 401, "unauthorized"),
@@ -111,9 +119,32 @@ async fn mistakes_are_answered_with_an_error_that_says_what_to_do() {
     }
     let (status, error) = site.post(&url("/write"), json!({"delete": {"key": "a"}}), Some("wrong")).await;
     assert_eq!((status, error["code"].as_str()), (401, Some("unauthorized")), "a wrong token is never ignored");
-    let plain =
-        raw(&node.url, "POST /write HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}").await;
+    let (status, error) = site.get(&url("/read?key=%ff")).await;
+    assert_eq!((status, error["code"].as_str()), (400, Some("malformed")), "another key would be read: {error}");
+    assert_eq!(site.get(&url("/read?key=%C3%A9")).await.0, 200);
+    let asks = async |line: &str, headers: &str, body: &str| {
+        let length = body.len();
+        raw(
+            &node.url,
+            &format!("{line} HTTP/1.1\r\n{headers}Content-Length: {length}\r\nConnection: close\r\n\r\n{body}"),
+        )
+        .await
+    };
+    let plain = asks("POST /write", "Host: localhost\r\n", "{}").await;
     assert!(plain.starts_with("HTTP/1.1 415"), "a web page cannot send what is not declared to be JSON: {plain}");
+    let elsewhere = asks("GET /read?key=a", "Host: attacker.example\r\n", "").await;
+    assert!(elsewhere.starts_with("HTTP/1.1 403") && elsewhere.contains("foreign-request"), "{elsewhere}");
+    let page = asks("GET /read?key=a", "Host: localhost\r\nOrigin: http://localhost:3000\r\n", "").await;
+    assert!(page.starts_with("HTTP/1.1 403"), "{page}");
+    let method = asks("DELETE /read", "Host: localhost\r\n", "").await.to_lowercase();
+    assert!(method.starts_with("http/1.1 405") && method.contains("allow: post,get,head"), "{method}");
+    let nobody = asks("POST /trigger-snapshot", "Host: localhost\r\n", "").await.to_lowercase();
+    assert!(nobody.starts_with("http/1.1 401") && nobody.contains("www-authenticate: bearer"), "{nobody}");
+    let token = format!("Host: localhost\r\nAuthorization: Bearer {}\r\n", node.token());
+    let bare = asks("POST /trigger-snapshot", &token, "").await;
+    assert!(bare.starts_with("HTTP/1.1 200") && bare.ends_with(r#"{"done":true}"#), "nothing need be said: {bare}");
+    let more = site.post(&url("/trigger-snapshot"), json!({"now": true}), Some(&node.token())).await;
+    assert_eq!(more.0, 400, "{}", more.1);
     let (_, scan) = site.get(&url("/scan")).await;
     assert_eq!(scan["rows"], json!([]));
 }
@@ -121,10 +152,42 @@ async fn mistakes_are_answered_with_an_error_that_says_what_to_do() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn administration_needs_the_token() {
     let site = Site::new();
-    let node = site.start("dev", &["--dev"]).await;
+    let node = site.start("dev", &["--dev", "--http-advertise", "node-1.example:80"]).await;
+    assert_eq!(site.get(&format!("{}/leader", node.url)).await.1["leader"]["http"], "node-1.example:80");
     let token = node.token();
     let admin = async |path: &str, body: Value| site.post(&format!("{}{path}", node.url), body, Some(&token)).await;
+    for path in [
+        "/init",
+        "/add-learner",
+        "/promote-learner",
+        "/change-membership",
+        "/remove-node",
+        "/transfer-leader",
+        "/add-peer",
+        "/trigger-snapshot",
+        "/cluster-ticket",
+        "/admin/checkpoint-wal",
+    ] {
+        let url = format!("{}{path}", node.url);
+        for token in [None, Some("not the token of this node")] {
+            let (status, error) = site.post(&url, json!({}), token).await;
+            assert_eq!((status, error["code"].as_str()), (401, Some("unauthorized")), "{path}: {error}");
+        }
+    }
     assert_eq!(admin("/init", json!({})).await.1["code"], "already-initialized");
+    let own = site.get(&format!("{}/node-info", node.url)).await.1["address"].clone();
+    let (status, error) = admin("/add-learner", json!({"address": own})).await;
+    assert_eq!((status, error["code"].as_str()), (409, Some("precondition-failed")), "its own key: {error}");
+    for (path, body) in [
+        ("/add-learner", json!({"address": format!("{}@127.0.0.1:1", "0".repeat(64))})),
+        ("/add-learner", json!({"address": own.as_str().unwrap().replace("127.0.0.1", "0.0.0.0")})),
+        ("/change-membership", json!({})),
+        ("/change-membership", json!({"voters": [1], "finish": true})),
+        ("/admin/checkpoint-wal", json!({"x": 1})),
+    ] {
+        let (status, error) = admin(path, body).await;
+        assert_eq!((status, error["code"].as_str()), (400, Some("malformed")), "{path}: {error}");
+    }
     for (path, body) in [
         ("/promote-learner", json!({"node_id": 9})),
         ("/remove-node", json!({"node_id": 1})),
@@ -159,11 +222,10 @@ async fn a_node_comes_back_with_all_it_acknowledged() {
         for n in 0..20 {
             site.set(&node.url, &format!("{round}-{n}"), "v").await;
         }
-        if round == 1 {
-            let status = node.stop();
-            assert!(status.success(), "{status}");
-        } else {
-            node.kill();
+        match round {
+            0 => assert!(node.hang_up().success(), "its terminal was closed"),
+            1 => assert!(node.stop().success()),
+            _ => node.kill(),
         }
         node.restart();
         node.ready(&site).await;
@@ -172,21 +234,112 @@ async fn a_node_comes_back_with_all_it_acknowledged() {
     }
 }
 
-/// A node that cannot start says why, and ends with the status of a mistake or of a failure.
+/// A mistake ends the start with 2, whatever cannot be had with 1; everything that is wrong is said, and nothing is left.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_that_cannot_start_says_why() {
     let site = Site::new();
-    let mut wrong = site.spawn("wrong", &["--expect", "zero"]);
-    assert_eq!(wrong.wait().code(), Some(2));
-    let mut nameless = site.spawn("nameless", &[]);
-    assert_eq!(nameless.wait().code(), Some(1), "no id");
-    let node = site.start("dev", &["--dev"]).await;
-    let mut second = site.spawn("dev", &["--dev"]);
-    assert_eq!(second.wait().code(), Some(1), "the directory is in use");
-    drop(node);
-    std::fs::write(site.path("dev").join("data").join("log.redb"), b"nonsense").unwrap();
-    let mut damaged = site.spawn("dev", &["--dev"]);
-    assert_eq!(damaged.wait().code(), Some(1), "the log is damaged");
+    let refused = |arguments: &[&str], variables: &[(&str, &OsStr)], code: i32, whys: &[&str]| {
+        let (ended, said) = site.refused("home", arguments, variables);
+        assert_eq!(ended, Some(code), "{arguments:?}: {said}");
+        for why in whys {
+            assert!(said.contains(why), "{arguments:?}, {why:?} is missing: {said}");
+        }
+        let left = site.files("home");
+        assert!(left.iter().all(|name| name == "lock"), "{arguments:?}: {left:?}");
+    };
+    let bytes = OsStr::from_bytes(b"\xff");
+    refused(&["--expect", "zero"], &[], 2, &["expect"]);
+    refused(&[], &[], 2, &["node-id", "--ticket-file", "--dev"]);
+    let many = ["--http-token-file", "/nowhere", "--log", "=="];
+    let all = ["node-id", "/nowhere", "log", "ASPEN_COOKIE", "ASPEN_X"];
+    refused(&many, &[("ASPEN_COOKIE", "abc".as_ref()), ("ASPEN_X", bytes)], 2, &all);
+    let config = [&["config"], &many[..]].concat();
+    refused(&config, &[("ASPEN_COOKIE", "abc".as_ref()), ("ASPEN_X", bytes)], 2, &all);
+    refused(&["--dev"], &[("ASPEN_HTTP_TOKEN", "".as_ref())], 2, &["ASPEN_HTTP_TOKEN"]);
+    refused(&["config", "--dev"], &[("SOMEBODY_ELSES", bytes), ("ASPEN_ENDPOINT", "x".as_ref())], 0, &[]);
+}
+
+/// What is in use is left alone, and a data directory that lost a part is not made whole again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_directory_that_lost_something_is_refused() {
+    let site = Site::new();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut http = site.spawn_at("http", &taken.local_addr().unwrap().to_string(), &["--dev"]);
+    assert_eq!(http.wait().code(), Some(1), "the port is in use");
+    let taken = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let mut quic = site.spawn("quic", &["--dev", "--bind-addr", &taken.local_addr().unwrap().to_string()]);
+    assert_eq!(quic.wait().code(), Some(1), "the port is in use");
+    for name in ["http", "quic"] {
+        assert_eq!(site.files(name), ["lock"], "{name}");
+    }
+
+    let mut node = site.start("dev", &["--dev"]).await;
+    let (ended, said) = site.refused("dev", &["--dev"], &[]);
+    assert!(ended == Some(1) && said.contains("another process"), "{said}");
+    assert!(node.stop().success());
+    let refused = |arguments: &[&str], code: i32, why: &str| {
+        let (ended, said) = site.refused("dev", arguments, &[]);
+        assert!(ended == Some(code) && said.contains(why), "{arguments:?} {why:?}: {said}");
+    };
+    refused(&["--node-id", "7"], 2, "of node 1, not of node 7");
+    let other = site.path("other");
+    std::fs::write(&other, "the cookie of another cluster").unwrap();
+    refused(&["--cookie-file", other.to_str().unwrap()], 2, "one of them is the wrong one");
+    let away = |path: &str| std::fs::rename(node.dir.join(path), site.path("away")).unwrap();
+    let back = |path: &str| std::fs::rename(site.path("away"), node.dir.join(path)).unwrap();
+    away("node.key");
+    refused(&["--dev"], 2, "node.key is missing");
+    back("node.key");
+    away("data");
+    refused(&["--dev"], 1, "the vote is lost");
+    refused(&["--dev"], 1, "add one with a new id");
+    std::fs::remove_dir_all(node.dir.join("data")).unwrap();
+    back("data");
+    std::fs::write(node.dir.join("data").join("log.redb"), b"nonsense").unwrap();
+    refused(&["--dev"], 1, "damaged");
+}
+
+/// A node that waits for its cluster says so at once, and takes no list of founders that cannot be meant.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_outside_any_cluster_says_what_it_waits_for() {
+    let site = Site::new();
+    let any = format!("0.0.0.0:{}", free_address().rsplit_once(':').unwrap().1);
+    let token = site.path("token");
+    std::fs::write(&token, "the token of this test").unwrap();
+    let more = ["--node-id", "1", "--http-token-file", token.to_str().unwrap()];
+    let node = site.spawn_at("n1", &any, &more);
+    let url = |path: &str| format!("{}{path}", node.url);
+    site.until(&url("/livez"), "it lives", |status, _| (status == 200).then_some(())).await;
+    let begun = std::time::Instant::now();
+    let token = Some("the token of this test");
+    let (status, error) = site.get(&url("/readyz")).await;
+    assert!(status == 503 && error["message"].as_str().unwrap().contains("in no cluster yet"), "{error}");
+    for (path, body) in [
+        ("/transfer-leader", json!({})),
+        ("/remove-node", json!({"node_id": 2})),
+        ("/write", json!({"set": {"key": "a", "value": "1"}})),
+        ("/read", json!({"key": "a"})),
+        ("/read", json!({"key": "a", "stale": {}})),
+    ] {
+        let (status, error) = site.post(&url(path), body, token).await;
+        assert_eq!((status, error["code"].as_str()), (503, Some("no-cluster")), "{path}: {error}");
+    }
+    assert!(begun.elapsed() < std::time::Duration::from_secs(4), "{:?}", begun.elapsed());
+    let place = site.post(&url("/node-info"), json!({}), token).await;
+    assert_eq!(place.0, 405, "{}", place.1);
+    let (status, _) = site.get(&url("/node-info")).await;
+    assert_eq!(status, 401, "beyond loopback everything needs the token");
+    for members in [json!([]), json!([{"node_id": 1, "address": "x"}])] {
+        let (status, error) = site.post(&url("/init"), json!({"members": members}), token).await;
+        assert_eq!((status, error["code"].as_str()), (400, Some("malformed")), "{error}");
+    }
+    let formed = site.http.call(Method::POST, &url("/init"), token, Vec::new(), PATIENCE).await.unwrap();
+    assert_eq!(formed.0.as_u16(), 200, "{formed:?}");
+    node.ready(&site).await;
+    // It is bound to every address, none of which it can name.
+    let leader = site.http.call(Method::GET, &url("/leader"), token, Vec::new(), PATIENCE).await.unwrap();
+    let leader: Value = serde_json::from_slice(&leader.1).unwrap();
+    assert_eq!(leader["leader"]["http"], Value::Null, "{leader}");
 }
 
 /// Sends bytes to a node and returns what comes back.

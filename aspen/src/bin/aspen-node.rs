@@ -1,9 +1,10 @@
 //! The node as a program. All it does is in [`aspen::production`].
 
-use std::io;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use aspen::production::config::{Settings, Severity, Values, command, load, settings};
+use aspen::production::config::{Kept, Severity, Values, command, load, settings};
 use aspen::production::{daemon, http, secret};
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
@@ -21,23 +22,22 @@ fn main() -> ExitCode {
         Ok(values) => values,
         Err(error) => return fail(&error, USAGE),
     };
-    if let Some(("config", matches)) = matches.subcommand() {
-        return show(&values, matches.get_flag("json"));
+    match matches.subcommand() {
+        Some(("config", matches)) => return show(&values, matches.get_flag("json")),
+        Some(("key", _)) => return show_key(Path::new(values.text("data-dir").unwrap_or_default())),
+        _ => {}
     }
     let (settings, findings) = settings(&values);
-    for finding in &findings {
-        eprintln!("aspen-node: {finding}");
-    }
+    findings.iter().for_each(|finding| complain(finding));
     let Some(settings) = settings else { return ExitCode::from(USAGE) };
-    if let Some(("key", _)) = matches.subcommand() {
-        return show_key(&settings);
-    }
     let filter = tracing_subscriber::EnvFilter::try_new(&settings.log);
     let filter = match filter {
         Ok(filter) => filter,
         Err(error) => return fail(&format!("log: {error}"), USAGE),
     };
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
+    // A log that cannot be written is no reason for a node to stop.
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(false);
+    log.log_internal_errors(false).init();
     let runtime = runtime(settings.worker_threads);
     let runtime = match runtime {
         Ok(runtime) => runtime,
@@ -68,58 +68,82 @@ fn runtime(threads: usize) -> io::Result<Runtime> {
 /// Resolves when the process is asked to stop.
 async fn stop_signal() {
     let (terminate, interrupt) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()));
-    match (terminate, interrupt) {
-        (Ok(mut terminate), Ok(mut interrupt)) => {
+    match (terminate, interrupt, signal(SignalKind::hangup())) {
+        (Ok(mut terminate), Ok(mut interrupt), Ok(mut hangup)) => {
             tokio::select! {
                 _ = terminate.recv() => {}
                 _ = interrupt.recv() => {}
+                _ = hangup.recv() => {}
             }
         }
         _ => std::future::pending().await,
     }
 }
 
+/// One line for whoever started the node; nobody may be reading it.
 fn announce(app: &http::App) {
-    println!(
-        "aspen-node {} of cluster {} serves http://{} and {}",
-        app.node.id(),
-        app.cluster,
-        app.http_address,
-        app.transport.place()
-    );
+    let (id, cluster, http) = (app.node.id(), app.cluster, app.http_address);
+    let line = format!("aspen-node {id} of cluster {cluster} serves http://{http} and {}", app.transport.place());
+    drop(writeln!(io::stdout(), "{line}"));
 }
 
 /// The values in force and where each came from; what is wrong with them goes to standard error.
 fn show(values: &Values, json: bool) -> ExitCode {
+    let mut page = String::new();
     if json {
-        let options = values.shown().into_iter().map(|(name, text, origin)| {
-            (name.to_owned(), serde_json::json!({ "value": text, "origin": origin.to_string() }))
+        let options = values.shown().into_iter().map(|(name, value)| {
+            let (text, origin) =
+                value.map_or((None, "unset".to_owned()), |(text, from)| (Some(text), from.to_string()));
+            (name.to_owned(), serde_json::json!({ "value": text, "origin": origin }))
         });
-        println!("{}", serde_json::Value::Object(options.collect()));
+        page.push_str(&serde_json::Value::Object(options.collect()).to_string());
     } else {
-        for (name, text, origin) in values.shown() {
-            println!("{name:<26} {text:<40} {origin}");
+        for (name, value) in values.shown() {
+            let (text, origin) =
+                value.map_or(("-".to_owned(), "unset".to_owned()), |(text, from)| (text, from.to_string()));
+            page.push_str(&format!("{name:<26} {text:<40} {origin}\n"));
         }
     }
-    let (settings, findings) = settings(values);
-    let fatal = findings.iter().any(|finding| finding.severity == Severity::Fatal);
-    for finding in findings {
-        eprintln!("aspen-node: {finding}");
+    if let Err(failed) = print(page.trim_end()) {
+        return failed;
     }
+    let (settings, findings) = settings(values);
+    findings.iter().for_each(|finding| complain(finding));
+    let fatal = findings.iter().any(|finding| finding.severity == Severity::Fatal);
     if settings.is_none() || fatal { ExitCode::from(USAGE) } else { ExitCode::SUCCESS }
 }
 
-fn show_key(settings: &Settings) -> ExitCode {
-    let key = std::fs::create_dir_all(&settings.data_dir)
-        .map_err(|error| error.to_string())
-        .and_then(|()| secret::node_key(&settings.data_dir.join(daemon::KEY_FILE)).map_err(|error| error.to_string()));
-    match key {
-        Ok(key) => {
-            println!("{}", key.public());
-            ExitCode::SUCCESS
-        }
+/// The key that the node of a directory has, or will have.
+fn show_key(dir: &Path) -> ExitCode {
+    if dir.as_os_str().is_empty() {
+        return fail(&"data-dir: it is empty", USAGE);
+    }
+    let kept = Kept::read(dir);
+    if let Some(problem) = kept.problems().first() {
+        return fail(problem, 1);
+    }
+    let made = || {
+        std::fs::create_dir_all(dir).map_err(|error| format!("{}: {error}", dir.display()))?;
+        let path: PathBuf = dir.join(daemon::KEY_FILE);
+        secret::node_key(&path).map_err(|error| error.to_string())
+    };
+    match made() {
+        Ok(key) => print(&key.public().to_string()).map_or_else(|failed| failed, |()| ExitCode::SUCCESS),
         Err(error) => fail(&error, 1),
     }
+}
+
+/// To standard output. A reader who has seen enough is no error.
+fn print(text: &str) -> Result<(), ExitCode> {
+    match writeln!(io::stdout(), "{text}") {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(fail(&format!("standard output: {error}"), 1)),
+        _ => Ok(()),
+    }
+}
+
+/// To standard error, if there is one.
+fn complain(what: &dyn std::fmt::Display) {
+    drop(writeln!(io::stderr(), "aspen-node: {what}"));
 }
 
 /// Switches on the planted bug that the environment names. Only in a build that must never serve anybody.
@@ -129,11 +153,11 @@ fn plant() -> Option<ExitCode> {
     if !aspen::planted::enable(Some(&bug)) {
         return Some(fail(&format!("PLANTED_BUG: no planted bug is named {bug:?}"), USAGE));
     }
-    eprintln!("aspen-node: the planted bug {bug} is on");
+    complain(&format!("the planted bug {bug} is on"));
     None
 }
 
 fn fail(error: &dyn std::fmt::Display, code: u8) -> ExitCode {
-    eprintln!("aspen-node: {error}");
+    complain(error);
     ExitCode::from(code)
 }

@@ -16,6 +16,7 @@ use crate::message::{AdminReply as NodeReply, AdminRequest, ClusterStatus, Refus
 use crate::node::{InitializeFailed, Node};
 use crate::production::env::RealEnv;
 use crate::production::http::App;
+use crate::production::transport::Place;
 use crate::types::{Address, Member, NodeId};
 
 /// A learner that lags by so many entries is promoted only by force.
@@ -25,7 +26,7 @@ pub const PROMOTE_LAG_MAX: u64 = 100;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AddLearner {
-    /// The index of an entry newer than every member; one is found if it is left out.
+    /// The index of an entry newer than the last change of the membership; one is found if it is left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node_id: Option<NodeId>,
     /// `KEY@HOST:PORT`.
@@ -50,7 +51,7 @@ pub struct PromoteLearner {
 #[serde(deny_unknown_fields)]
 pub struct ChangeMembership {
     #[serde(default)]
-    pub voters: BTreeSet<NodeId>,
+    pub voters: Option<BTreeSet<NodeId>>,
     /// Voters that are none any more stay as learners.
     #[serde(default)]
     pub retain: bool,
@@ -114,8 +115,13 @@ impl Operator<'_> {
                 other => return Err(strange(&other)),
             },
         };
+        let status = self.status().await?;
+        let silence_max = Duration::from_millis(2 * self.app.config.raft.election_max_ms);
+        if let Some(reason) = is_no_newcomer(id, &address, &status, silence_max) {
+            return Err(Refusal::new(ErrorCode::PreconditionFailed, reason));
+        }
         let change = Change::AddLearner { id, address: Address(address) };
-        self.change(change, &self.status().await?, Some(id)).await
+        self.change(change, &status, Some(id)).await
     }
 
     pub async fn promote(&self, request: PromoteLearner) -> Done {
@@ -131,13 +137,13 @@ impl Operator<'_> {
 
     pub async fn change_membership(&self, request: ChangeMembership) -> Done {
         let status = self.status().await?;
-        if request.finish {
+        let Some(voters) = request.voters.filter(|_| !request.finish) else {
             return self.change(Change::Finish, &status, None).await;
-        }
+        };
         let now: BTreeSet<NodeId> = status.voters.iter().flatten().copied().collect();
         let change = Change::Voters {
-            add: request.voters.difference(&now).copied().collect(),
-            remove: now.difference(&request.voters).copied().collect(),
+            add: voters.difference(&now).copied().collect(),
+            remove: now.difference(&voters).copied().collect(),
             retain: request.retain,
         };
         self.change(change, &status, None).await
@@ -199,6 +205,39 @@ impl Operator<'_> {
     }
 }
 
+/// Why a node cannot be a new member under this id, if so. Holds as long as the membership is that of `status`, which the
+/// change is made on.
+///
+/// An id that was a member's before is no newer than the entry that made it one, and so no newer than the membership: only
+/// later indexes are accepted. A key is its node's identity and has one id; a place may change hands, once who had it is gone.
+fn is_no_newcomer(id: NodeId, address: &str, status: &ClusterStatus, silence_max: Duration) -> Option<String> {
+    if status.members.contains_key(&id) {
+        return Some(format!("node {id} is a member already"));
+    }
+    let changed_at = status.membership.map_or(0, |point| point.index);
+    if id <= changed_at {
+        return Some(format!(
+            "node {id} may have been a member before, and an id is never used again: leave node_id out, or name the index \
+             of an entry after {changed_at}"
+        ));
+    }
+    let place: Place = address.parse().ok()?;
+    for (other, member) in &status.members {
+        let Ok(known) = member.address.0.parse::<Place>() else { continue };
+        if known.key == place.key {
+            return Some(format!(
+                "the key is that of node {other}: remove that one, and start this one with a key of its own"
+            ));
+        }
+        let silent_for = member.silent_for_ms.map(Duration::from_millis);
+        let is_there = *other == status.leader || silent_for.is_some_and(|silent| silent <= silence_max);
+        if known.at == place.at && is_there {
+            return Some(format!("node {other} answers at {}: two nodes cannot", place.at));
+        }
+    }
+    None
+}
+
 fn strange(reply: &NodeReply) -> Refusal {
     Refusal::new(ErrorCode::InvalidReply, format!("{reply:?} answers another command"))
 }
@@ -238,8 +277,10 @@ pub fn reply(node: &Node<RealEnv>, node_id: Option<NodeId>) -> AdminReply {
 
 #[cfg(test)]
 mod tests {
+    use iroh::SecretKey;
+
     use super::*;
-    use crate::message::MemberStatus;
+    use crate::message::{LogPoint, MemberStatus};
 
     fn status() -> ClusterStatus {
         let member = |matched| MemberStatus { address: Address::default(), matched, silent_for_ms: Some(1) };
@@ -261,6 +302,32 @@ mod tests {
         assert_eq!(heir(&status()).unwrap(), 3);
         let alone = ClusterStatus { voters: vec![[1].into()], ..status() };
         assert_eq!(heir(&alone).unwrap_err().code, ErrorCode::PreconditionFailed);
+    }
+
+    /// Node 5 was removed: the membership is that of entry 60, which came after every id that was in use.
+    #[test]
+    fn a_newcomer_has_an_id_and_a_key_that_nobody_had() {
+        let place = |key: u8, at: &str| Place::new(SecretKey::from_bytes(&[key; 32]).public(), at).to_string();
+        let mut status = ClusterStatus { membership: Some(LogPoint { term: 1, index: 60 }), ..status() };
+        for (id, member) in &mut status.members {
+            member.address = Address(place(u8::try_from(*id).unwrap(), &format!("127.0.0.1:{id}")));
+        }
+        let refused = |id, key, at: &str| {
+            let silence_max = Duration::from_secs(2);
+            is_no_newcomer(id, &place(key, at), &status, silence_max).unwrap_or_default()
+        };
+        assert_eq!(refused(61, 50, "127.0.0.1:50"), "");
+        assert!(refused(9, 9, "127.0.0.1:9").contains("a member already"));
+        for id in [0, 5, 60] {
+            assert!(refused(id, 50, "127.0.0.1:50").contains("never used again"), "{id}");
+        }
+        assert!(refused(61, 3, "127.0.0.1:50").contains("that of node 3"));
+        assert!(refused(61, 1, "127.0.0.1:50").contains("that of node 1"), "the leader's own");
+        assert!(refused(61, 50, "127.0.0.1:1").contains("node 1 answers"));
+        assert!(refused(61, 50, "127.0.0.1:3").contains("node 3 answers"));
+        status.members.get_mut(&3).unwrap().silent_for_ms = None;
+        let moved_in = is_no_newcomer(61, &place(50, "127.0.0.1:3"), &status, Duration::from_secs(2));
+        assert_eq!(moved_in, None, "who takes the place of a node that is gone");
     }
 
     #[test]

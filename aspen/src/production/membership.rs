@@ -61,7 +61,7 @@ impl ClusterGate {
 
 /// Seconds since the Unix epoch.
 #[allow(clippy::disallowed_methods, reason = "tickets expire by the wall clock; nothing else depends on it")]
-fn now_s() -> u64 {
+pub(super) fn now_s() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
@@ -76,6 +76,7 @@ impl Gate for ClusterGate {
         }
         match hello.ticket.as_ref().map(|ticket| self.verify(ticket)) {
             None => Err(Rejection::Stranger),
+            Some(Err(_)) if self.secret.is_none() => Err(Rejection::TicketUnproved),
             Some(Ok(_)) => Ok(Role::Joiner),
             Some(Err(TicketError::Expired)) => Err(Rejection::TicketExpired),
             Some(Err(_)) => Err(Rejection::TicketInvalid),
@@ -144,6 +145,8 @@ mod tests {
         assert_eq!(gate.admit(&key(6), &with_ticket(ticket(1, &secret()))), Err(Rejection::TicketExpired));
         let other = ClusterSecret::new("the secret of another cluster");
         assert_eq!(gate.admit(&key(6), &with_ticket(ticket(u64::MAX, &other))), Err(Rejection::TicketInvalid));
+        let unproved = ClusterGate::new(key(1), None, []).admit(&key(6), &with_ticket(ticket(u64::MAX, &secret())));
+        assert_eq!(unproved, Err(Rejection::TicketUnproved), "who holds no secret cannot tell");
         // It becomes a member while it is connected.
         gate.set_members([Place::new(key(6), "a:1")]);
         assert_eq!(gate.role(&key(6), Role::Joiner), Role::Member);

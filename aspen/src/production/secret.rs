@@ -104,28 +104,29 @@ pub fn read(path: &Path) -> Result<String, SecretError> {
         return Err(SecretError::Unusable { path: path.to_owned(), problem: "the file is too long for a secret" });
     }
     let text = fs::read_to_string(path).map_err(fail)?.trim().to_owned();
-    if text.len() < SECRET_BYTES_MIN {
+    if is_too_short(&text) {
         return Err(SecretError::TooShort { path: path.to_owned() });
     }
     Ok(text)
 }
 
+/// Reads a secret from a file, if the file is there.
+pub fn read_if_there(path: &Path) -> Result<Option<String>, SecretError> {
+    match fs::exists(path) {
+        Ok(true) => read(path).map(Some),
+        Ok(false) => Ok(None),
+        Err(error) => Err(SecretError::Io { path: path.to_owned(), error }),
+    }
+}
+
+/// Whether a secret, without the white space around it, can be guessed. An empty one is no secret, and not the same as none.
+pub fn is_too_short(text: &str) -> bool {
+    text.len() < SECRET_BYTES_MIN
+}
+
 /// Whether others than the owner may read the file.
 pub fn is_exposed(path: &Path) -> bool {
     fs::metadata(path).is_ok_and(|meta| meta.permissions().mode() & 0o077 != 0)
-}
-
-/// Reads a secret from a file, which is made if it is not there.
-pub fn read_or_create(path: &Path) -> Result<String, SecretError> {
-    match fs::exists(path) {
-        Ok(true) => read(path),
-        Ok(false) => {
-            let text = random_text();
-            write(path, &text).map_err(|error| SecretError::Io { path: path.to_owned(), error })?;
-            Ok(text)
-        }
-        Err(error) => Err(SecretError::Io { path: path.to_owned(), error }),
-    }
 }
 
 /// Writes a file that only its owner can read, wholly or not at all.
@@ -143,17 +144,59 @@ pub fn write(path: &Path, text: &str) -> io::Result<()> {
 
 /// The node's key: its identity towards its peers. Made when it is first asked for.
 pub fn node_key(path: &Path) -> Result<SecretKey, SecretError> {
+    if let Some(key) = node_key_if_there(path)? {
+        return Ok(key);
+    }
+    let mut fresh = Fresh::default();
+    let key = fresh.node_key(path)?;
+    fresh.keep();
+    Ok(key)
+}
+
+/// The node's key, if it was made before.
+pub fn node_key_if_there(path: &Path) -> Result<Option<SecretKey>, SecretError> {
     let unusable =
         || SecretError::Unusable { path: path.to_owned(), problem: "it is not a key: 64 hexadecimal digits" };
-    match fs::exists(path) {
-        Ok(true) => read(path)?.parse().map_err(|_| unusable()),
-        Ok(false) => {
-            let key = SecretKey::generate();
-            let text = HEXLOWER.encode(&key.to_bytes());
-            write(path, &text).map_err(|error| SecretError::Io { path: path.to_owned(), error })?;
-            Ok(key)
-        }
-        Err(error) => Err(SecretError::Io { path: path.to_owned(), error }),
+    read_if_there(path)?.map(|text| text.parse().map_err(|_| unusable())).transpose()
+}
+
+/// Secrets that a start makes: they are removed again unless it gets so far that they are worth keeping.
+#[derive(Debug, Default)]
+pub struct Fresh {
+    paths: Vec<PathBuf>,
+}
+
+impl Fresh {
+    /// Makes a secret.
+    pub fn secret(&mut self, path: &Path) -> Result<String, SecretError> {
+        let text = random_text();
+        self.write(path, &text)?;
+        Ok(text)
+    }
+
+    /// Makes a node's key.
+    pub fn node_key(&mut self, path: &Path) -> Result<SecretKey, SecretError> {
+        let key = SecretKey::generate();
+        self.write(path, &HEXLOWER.encode(&key.to_bytes()))?;
+        Ok(key)
+    }
+
+    /// They stay.
+    pub fn keep(mut self) {
+        self.paths.clear();
+    }
+
+    fn write(&mut self, path: &Path, text: &str) -> Result<(), SecretError> {
+        write(path, text).map_err(|error| SecretError::Io { path: path.to_owned(), error })?;
+        self.paths.push(path.to_owned());
+        Ok(())
+    }
+}
+
+impl Drop for Fresh {
+    fn drop(&mut self) {
+        // The start has failed already, for a reason that matters more.
+        self.paths.iter().for_each(|path| drop(fs::remove_file(path)));
     }
 }
 
@@ -191,12 +234,26 @@ mod tests {
     fn a_secret_is_made_once_and_only_its_owner_can_read_it() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("cookie");
-        let made = read_or_create(&path).unwrap();
-        assert!(made.len() >= SECRET_BYTES_MIN);
-        assert_eq!(read_or_create(&path).unwrap(), made);
+        assert_eq!(read_if_there(&path).unwrap(), None);
+        let mut fresh = Fresh::default();
+        let made = fresh.secret(&path).unwrap();
+        assert!(!is_too_short(&made));
+        fresh.keep();
+        assert_eq!(read_if_there(&path).unwrap(), Some(made));
         assert!(!is_exposed(&path));
         let key = node_key(&dir.path().join("key")).unwrap();
         assert_eq!(node_key(&dir.path().join("key")).unwrap().public(), key.public());
+    }
+
+    #[test]
+    fn what_a_failed_start_made_is_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut fresh = Fresh::default();
+        fresh.secret(&dir.path().join("cookie")).unwrap();
+        fresh.node_key(&dir.path().join("key")).unwrap();
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2);
+        drop(fresh);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
     }
 
     #[test]

@@ -1,4 +1,6 @@
-//! What nodes ask each other beside what [`crate::message`] has: to be let in. As JSON.
+//! What nodes ask each other beside what [`crate::message`] has: to be let in, and whether they were removed. As JSON.
+//!
+//! A leader sends nothing more to who was removed, so that such a node may never see the entry that says so.
 //!
 //! A ticket has as many slots as it admits nodes. A joiner takes one by a compare-and-swap on a key of the store, so that
 //! no two take the same whatever leads; the index of that entry in the log is its node id, which no other node can ever
@@ -10,6 +12,7 @@ use std::time::Duration;
 
 use data_encoding::HEXLOWER;
 use iroh::PublicKey;
+use openraft::async_runtime::watch::WatchReceiver;
 use serde::{Deserialize, Serialize};
 
 use crate::command::{Command, Expect, KeyMeta, Outcome, Query};
@@ -19,6 +22,7 @@ use crate::production::admin::{self, AddLearner, Operator};
 use crate::production::http::App;
 use crate::production::ticket::Ticket;
 use crate::production::transport::gate::Role;
+use crate::production::transport::hello::Rejection;
 use crate::production::transport::{Place, Side};
 use crate::transport::{ReplyFuture, TransportError};
 use crate::types::{Address, NodeId};
@@ -43,6 +47,21 @@ pub struct JoinRequest {
 pub struct Joined {
     pub node_id: NodeId,
     pub members: BTreeMap<NodeId, Address>,
+}
+
+/// By a member that hears no leader.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StandingRequest {
+    /// Index of the newest membership in its log.
+    pub membership_index: u64,
+}
+
+/// What it is told.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StandingReply {
+    /// A newer membership is committed, and the node that asks is not in it.
+    pub is_removed: bool,
 }
 
 /// Why it was not let in.
@@ -78,6 +97,10 @@ impl Side for SideServer {
     fn handle(&self, from: PublicKey, role: Role, request: Vec<u8>) -> ReplyFuture {
         let app = self.0.clone();
         Box::pin(async move {
+            if let Ok(request) = serde_json::from_slice::<StandingRequest>(&request) {
+                let reply = StandingReply { is_removed: is_removed(&app, &from, request.membership_index) };
+                return serde_json::to_vec(&reply).expect("a reply has string keys only");
+            }
             let answer = match serde_json::from_slice::<JoinRequest>(&request) {
                 Ok(request) => join(&app, from, role, request).await,
                 Err(error) => Err(NotJoined::never(format!("the request is malformed: {error}"))),
@@ -94,6 +117,30 @@ pub fn read_answer(replied: Result<Vec<u8>, TransportError>) -> Answer {
     answer.unwrap_or_else(|error| Err(NotJoined::not_yet(format!("the answer is malformed: {error}"))))
 }
 
+fn is_removed(app: &App, who: &PublicKey, membership_index: u64) -> bool {
+    let metrics = app.node.raft().metrics();
+    let metrics = metrics.borrow_watched();
+    let committed = &metrics.committed_membership_config;
+    let is_newer = committed.log_id().as_ref().is_some_and(|id| id.index > membership_index);
+    is_newer && !committed.membership().nodes().any(|(_, member)| is_at(&member.address, who))
+}
+
+/// Asks a member whether this node was removed; `None` if it does not say.
+pub async fn ask_standing(app: &App, member: &Address, timeout: Duration) -> Option<bool> {
+    let membership_index = {
+        let metrics = app.node.raft().metrics();
+        let metrics = metrics.borrow_watched();
+        metrics.membership_config.log_id().as_ref().map_or(0, |id| id.index)
+    };
+    let request = serde_json::to_vec(&StandingRequest { membership_index }).expect("a request has string keys only");
+    let replied = app.transport.ask_side(member, request, timeout).await.ok()?;
+    serde_json::from_slice(&replied).ok().map(|StandingReply { is_removed }| is_removed)
+}
+
+fn is_at(address: &Address, key: &PublicKey) -> bool {
+    address.0.parse::<Place>().is_ok_and(|place| place.key == *key)
+}
+
 /// Lets a node in as a learner.
 async fn join(app: &App, from: PublicKey, role: Role, request: JoinRequest) -> Answer {
     let place: Place = request.address.parse().map_err(|_| NotJoined::never("the address is none"))?;
@@ -104,6 +151,7 @@ async fn join(app: &App, from: PublicKey, role: Role, request: JoinRequest) -> A
     // The member that sends it on has verified it; this node may not hold the secret.
     let ticket = match app.gate.verify(&request.ticket) {
         Err(_) if sent_on => Ticket::parse(&request.ticket),
+        Err(_) if app.secret.is_none() => return Err(NotJoined::not_yet(Rejection::TicketUnproved.to_string())),
         verified => verified,
     };
     let ticket = ticket.map_err(|error| NotJoined::never(error.to_string()))?;
@@ -115,8 +163,13 @@ async fn join(app: &App, from: PublicKey, role: Role, request: JoinRequest) -> A
         let request = serde_json::to_vec(&request).expect("a request has string keys only");
         return read_answer(app.transport.ask_side(&leader.address, request, JOIN_BUDGET).await);
     }
-    // One at a time: an id must be newer than every member when it is used.
+    // One at a time: an id must be newer than the membership when it is used.
     let _one = app.joins.lock().await;
+    if let Some(id) = member_with(app, &place.key) {
+        return Err(NotJoined::never(format!(
+            "the key is that of node {id}: remove that one, and start this one with an empty directory"
+        )));
+    }
     let node_id = take_slot(app, &ticket, &place, request.incarnation).await?;
     if !admin::members(&app.node).contains_key(&node_id) {
         let operator = Operator { app, budget: JOIN_BUDGET };
@@ -124,6 +177,11 @@ async fn join(app: &App, from: PublicKey, role: Role, request: JoinRequest) -> A
         tracing::info!("node {node_id} at {place} joined as a learner");
     }
     Ok(Joined { node_id, members: admin::members(&app.node) })
+}
+
+/// The member that has this key.
+fn member_with(app: &App, key: &PublicKey) -> Option<NodeId> {
+    admin::members(&app.node).into_iter().find(|(_, address)| is_at(address, key)).map(|(id, _)| id)
 }
 
 /// Takes one of the ticket's slots. Returns the index of the entry that took it.

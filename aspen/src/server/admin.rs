@@ -75,7 +75,14 @@ impl<E: Env> Server<E> {
                 membership::check(&change, &view, &self.rules()).map_err(|unmet| refused_by_guard(&unmet))?;
                 let membership_log_id = metrics.membership_config.log_id().as_ref().map(LogPoint::from);
                 if expected.is_some() && expected != membership_log_id && !planted!("change-of-older-membership") {
-                    let unmet = Unmet(format!("the membership is that of {membership_log_id:?}, not {expected:?}"));
+                    let entry = |point: Option<LogPoint>| {
+                        point.map_or("no entry".to_owned(), |point| format!("entry {}", point.index))
+                    };
+                    let unmet = Unmet(format!(
+                        "the membership is that of {}, not that of {}",
+                        entry(membership_log_id),
+                        entry(expected)
+                    ));
                     return Err(refused_by_guard(&unmet));
                 }
                 let preconditions = [

@@ -100,7 +100,14 @@ impl<E: Env> Server<E> {
             RaftError::APIError(LinearizableReadError::ForwardToLeader(forward)) => self.forward(forward),
             RaftError::APIError(LinearizableReadError::QuorumNotEnough(missing)) => {
                 assert_reachable!("a read was refused because no quorum confirmed the leader");
-                Refusal::new(ErrorCode::NoQuorum, missing.to_string())
+                let heard: Vec<String> = missing.got.iter().map(ToString::to_string).collect();
+                let message = match heard.as_slice() {
+                    [] => "no voter has confirmed that this node leads".to_owned(),
+                    heard => {
+                        format!("of the voters only {} confirmed that this node leads: no quorum", heard.join(", "))
+                    }
+                };
+                Refusal::new(ErrorCode::NoQuorum, message)
             }
             RaftError::Fatal(fatal) => Refusal::new(ErrorCode::NodeFailed, fatal.to_string()),
         }

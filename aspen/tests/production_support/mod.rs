@@ -1,6 +1,7 @@
 //! Real `aspen-node` processes on loopback, each in a directory of its own, and what a test asks them.
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
+use std::ffi::OsStr;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -44,16 +45,39 @@ impl Site {
 
     /// Starts a node in a directory of this name. Does not wait for it.
     pub fn spawn(&self, name: &str, arguments: &[&str]) -> Process {
-        let http = free_address();
+        self.spawn_at(name, &free_address(), arguments)
+    }
+
+    /// The same with HTTP at this address.
+    pub fn spawn_at(&self, name: &str, http: &str, arguments: &[&str]) -> Process {
         let dir = self.path(name);
-        let mut all = vec!["--data-dir".to_owned(), dir.display().to_string(), "--http-addr".to_owned(), http.clone()];
+        let mut all =
+            vec!["--data-dir".to_owned(), dir.display().to_string(), "--http-addr".to_owned(), http.to_owned()];
         if !arguments.contains(&"--bind-addr") {
             all.extend(["--bind-addr".to_owned(), free_address()]);
         }
         all.extend(["--heartbeat-interval-ms", "100", "--election-timeout-min-ms", "500"].map(str::to_owned));
         all.extend(arguments.iter().map(|argument| (*argument).to_owned()));
         let child = start(self.dir.path(), &all);
-        Process { url: format!("http://{http}"), dir, arguments: all, child }
+        let url = format!("http://{}", http.replace("0.0.0.0", "127.0.0.1"));
+        Process { url, dir, arguments: all, child }
+    }
+
+    /// Runs a node that does not start, and returns its exit code and what it said.
+    pub fn refused(&self, name: &str, arguments: &[&str], variables: &[(&str, &OsStr)]) -> (Option<i32>, String) {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_aspen-node"));
+        command.args(["--http-addr", "127.0.0.1:0", "--bind-addr", "127.0.0.1:0", "--data-dir"]).arg(self.path(name));
+        command.args(arguments).envs(variables.iter().copied());
+        let output = command.output().unwrap();
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    }
+
+    /// Files in a directory of this name.
+    pub fn files(&self, name: &str) -> Vec<String> {
+        let entries = std::fs::read_dir(self.path(name)).into_iter().flatten();
+        let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
     }
 
     /// Starts a node and waits until it is ready.
@@ -138,6 +162,28 @@ impl Site {
     }
 }
 
+/// The command `aspen`, told of this node and its token.
+pub fn aspen(node: &Process) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_aspen"));
+    command.args(["--endpoint", &node.url, "--token-file"]).arg(node.dir.join("http-token"));
+    command
+}
+
+/// Standard output of `aspen` with these arguments, which ends with this code.
+pub fn says(node: &Process, arguments: &[&str], code: i32) -> String {
+    let output = aspen(node).args(arguments).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(code), "{arguments:?}: {text}{error}");
+    text
+}
+
+/// The same as JSON.
+pub fn says_json(node: &Process, arguments: &[&str], code: i32) -> Value {
+    let text = says(node, &[&["--json"], arguments].concat(), code);
+    serde_json::from_str(&text).unwrap_or_else(|error| panic!("{arguments:?}: {error}: {text}"))
+}
+
 fn start(cwd: &Path, arguments: &[String]) -> Child {
     let mut command = Command::new(env!("CARGO_BIN_EXE_aspen-node"));
     command.args(arguments).current_dir(cwd).env("RUST_BACKTRACE", "1").stdout(Stdio::null()).stderr(Stdio::inherit());
@@ -164,6 +210,12 @@ impl Process {
     /// SIGTERM, then the status.
     pub fn stop(&mut self) -> ExitStatus {
         self.signal(Signal::TERM);
+        self.wait()
+    }
+
+    /// SIGHUP, then the status.
+    pub fn hang_up(&mut self) -> ExitStatus {
+        self.signal(Signal::HUP);
         self.wait()
     }
 

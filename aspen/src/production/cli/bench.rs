@@ -1,10 +1,12 @@
 //! `aspen bench`: a closed loop of clients, each of which waits for its reply before it asks again.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use clap::{Args, ValueEnum};
+use futures_util::future::join;
 use hdrhistogram::Histogram;
 use iroh::SecretKey;
 use serde_json::json;
@@ -12,15 +14,23 @@ use tokio::task::{LocalSet, spawn_local};
 
 use crate::client::{Client, ClientConfig, ClientTuning};
 use crate::command::{Command, Query};
-use crate::production::cli::{CliError, Outcome, Output};
+use crate::production::cli::{CliError, Outcome, Output, Verdict};
 use crate::production::client::{ClientOptions, HttpClient};
 use crate::production::env::RealEnv;
-use crate::production::http::status::NodeInfo;
+use crate::production::http::status::{LeaderReply, NodeInfo};
 use crate::production::secret::{self, ClusterSecret};
 use crate::production::transport::gate::Open;
 use crate::production::transport::{IrohTransport, TransportConfig};
 use crate::transport::Transport as _;
 use crate::types::Address;
+
+pub(super) const EXAMPLES: &str = "\
+Examples:
+  aspen bench --clients 64 --value-size 128 --mode put
+  aspen bench --mode mixed --seconds 30
+  aspen --json bench --transport iroh --cookie-file aspen-data/cookie
+
+The log is that of the node that leads when it begins: each of its commits is one sync, of as many entries as had gathered.";
 
 #[derive(Debug, Args)]
 pub struct BenchArguments {
@@ -30,16 +40,19 @@ pub struct BenchArguments {
     /// The cluster's secret, needed for --transport iroh
     #[arg(long, value_name = "FILE")]
     cookie_file: Option<PathBuf>,
-    #[arg(long, default_value_t = 16)]
-    clients: usize,
+    /// That ask at the same time
+    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    clients: u32,
     /// Bytes
     #[arg(long, default_value_t = 128)]
     value_size: usize,
     #[arg(long, value_enum, default_value_t = Mode::Put)]
     mode: Mode,
-    #[arg(long, default_value_t = 10_000)]
+    /// Different keys
+    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..))]
     keys: u64,
-    #[arg(long, default_value_t = 5.0, value_name = "SECONDS")]
+    /// How long to measure
+    #[arg(long, default_value_t = 5.0, value_name = "SECONDS", value_parser = seconds)]
     seconds: f64,
 }
 
@@ -73,19 +86,70 @@ enum Asker {
 }
 
 impl Asker {
-    async fn put(&self, key: String, value: Vec<u8>) -> bool {
+    /// The code of the error if it fails.
+    async fn put(&self, key: String, value: Vec<u8>) -> Result<(), String> {
         let command = Command::Set { key: key.into_bytes(), value };
         match self {
-            Asker::Http(client) => client.execute(command).await.is_ok(),
-            Asker::Iroh(client) => client.execute(command).await.is_ok(),
+            Asker::Http(client) => client.execute(command).await.map(drop).map_err(|error| error.0.code),
+            Asker::Iroh(client) => client.execute(command).await.map(drop).map_err(|error| error.code.to_string()),
         }
     }
 
-    async fn get(&self, key: String) -> bool {
+    async fn get(&self, key: String) -> Result<(), String> {
         match self {
-            Asker::Http(client) => client.read(key.as_str().into(), None).await.is_ok(),
-            Asker::Iroh(client) => client.query(Query::Get { key: key.into_bytes() }).await.is_ok(),
+            Asker::Http(client) => client.read(key.as_str().into(), None).await.map(drop).map_err(|error| error.0.code),
+            Asker::Iroh(client) => {
+                let query = Query::Get { key: key.into_bytes() };
+                client.query(query).await.map(drop).map_err(|error| error.code.to_string())
+            }
         }
+    }
+}
+
+fn seconds(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(seconds) if seconds > 0.0 && seconds <= SECONDS_MAX => Ok(seconds),
+        _ => Err(format!("a number above 0 and up to {SECONDS_MAX} is expected")),
+    }
+}
+
+/// A day.
+const SECONDS_MAX: f64 = 86_400.0;
+
+/// What was measured.
+struct Measured {
+    latencies: Histogram<u64>,
+    /// Operations that failed, by the code of the error.
+    errors: BTreeMap<String, u64>,
+}
+
+/// Counters of the leader's log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct LogCounts {
+    entries: u64,
+    commits: u64,
+}
+
+impl LogCounts {
+    /// From the page of `/metrics`.
+    fn read(page: &str) -> Option<LogCounts> {
+        let counter = |name: &str| {
+            let value = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '))?;
+            value.parse().ok()
+        };
+        Some(LogCounts { entries: counter("aspen_log_entries_total")?, commits: counter("aspen_log_commits_total")? })
+    }
+
+    /// What was counted since; `None` if the node was started anew.
+    fn since(self, before: LogCounts) -> Option<LogCounts> {
+        let entries = self.entries.checked_sub(before.entries)?;
+        Some(LogCounts { entries, commits: self.commits.checked_sub(before.commits)? })
+    }
+
+    /// Entries in one commit.
+    fn batch(self) -> Option<f64> {
+        #[allow(clippy::cast_precision_loss, reason = "a mean for people")]
+        (self.entries > 0 && self.commits > 0).then(|| self.entries as f64 / self.commits as f64)
     }
 }
 
@@ -94,8 +158,9 @@ pub(super) async fn run(arguments: BenchArguments, options: ClientOptions, endpo
     let client = HttpClient::new(endpoints, options);
     // Whoever is asked, the clients begin at the leader.
     let info: NodeInfo = client.get("/node-info").await?;
+    let leader = leader(&client).await?;
     let (asker, transport) = match arguments.transport {
-        By::Http => (Asker::Http(at_leader(&client).await?), None),
+        By::Http => (Asker::Http(client.clone()), None),
         By::Iroh => {
             let (client, transport) = over_iroh(&arguments, &info).await?;
             (Asker::Iroh(client), Some(transport))
@@ -104,14 +169,36 @@ pub(super) async fn run(arguments: BenchArguments, options: ClientOptions, endpo
     let arguments = Arc::new(arguments);
     let begin = Instant::now() + WARM_UP;
     let end = begin + Duration::from_secs_f64(arguments.seconds);
+    let log_at_begin = async {
+        tokio::time::sleep_until(begin.into()).await;
+        log_counts(&client, &leader).await
+    };
     // One thread: the servers that are measured want the others.
-    let (all, errors) = LocalSet::new().run_until(all_clients(asker, arguments.clone(), begin, end)).await?;
+    let clients = LocalSet::new();
+    let asking = clients.run_until(all_clients(asker, arguments.clone(), begin, end));
+    let (before, measured) = join(log_at_begin, asking).await;
     let took = begin.elapsed();
+    let after = log_counts(&client, &leader).await;
     if let Some(transport) = transport {
         transport.close();
         transport.closed(FAREWELL).await;
     }
-    Ok(report(&arguments, &all, errors, took))
+    let log = after.zip(before).and_then(|(after, before)| after.since(before));
+    Ok(report(&arguments, &measured?, log, took))
+}
+
+/// Where the leader's HTTP interface is, which the client asks first from now on.
+async fn leader(client: &HttpClient) -> Result<String, CliError> {
+    let reply: LeaderReply = client.get("/leader").await?;
+    let Some(http) = reply.leader.http else { return Ok(client.endpoints()[0].clone()) };
+    let url = format!("http://{http}");
+    client.prefer(url.clone());
+    Ok(url)
+}
+
+async fn log_counts(client: &HttpClient, leader: &str) -> Option<LogCounts> {
+    let (status, page) = client.get_from(leader, "/metrics").await.ok()?;
+    LogCounts::read(std::str::from_utf8(&page).ok().filter(|_| status == 200)?)
 }
 
 async fn all_clients(
@@ -119,30 +206,19 @@ async fn all_clients(
     arguments: Arc<BenchArguments>,
     begin: Instant,
     end: Instant,
-) -> Result<(Histogram<u64>, u64), CliError> {
+) -> Result<Measured, CliError> {
     let mut tasks = Vec::new();
     for client in 0..arguments.clients {
         let (asker, arguments) = (asker.clone(), arguments.clone());
-        let seed = u64::try_from(client).unwrap_or(0);
-        tasks.push(spawn_local(async move { one_client(asker, &arguments, seed, begin, end).await }));
+        tasks.push(spawn_local(async move { one_client(asker, &arguments, client.into(), begin, end).await }));
     }
-    let mut all = histogram();
-    let mut errors = 0;
+    let mut all = Measured { latencies: histogram(), errors: BTreeMap::new() };
     for task in tasks {
-        let (measured, failed) = task.await.map_err(|error| CliError::Failed(error.to_string()))?;
-        all.add(measured).map_err(|error| CliError::Failed(error.to_string()))?;
-        errors += failed;
+        let measured = task.await.map_err(|error| CliError::Failed(error.to_string()))?;
+        all.latencies.add(measured.latencies).map_err(|error| CliError::Failed(error.to_string()))?;
+        measured.errors.into_iter().for_each(|(code, count)| *all.errors.entry(code).or_default() += count);
     }
-    Ok((all, errors))
-}
-
-/// A client that asks the leader first.
-async fn at_leader(client: &HttpClient) -> Result<HttpClient, CliError> {
-    let reply: crate::production::http::status::LeaderReply = client.get("/leader").await?;
-    if let Some(http) = reply.leader.http {
-        client.prefer(format!("http://{http}"));
-    }
-    Ok(client.clone())
+    Ok(all)
 }
 
 async fn over_iroh(arguments: &BenchArguments, info: &NodeInfo) -> Result<(Client<RealEnv>, IrohTransport), CliError> {
@@ -176,55 +252,62 @@ async fn over_iroh(arguments: &BenchArguments, info: &NodeInfo) -> Result<(Clien
     Ok((Client::new(RealEnv::new(transport.clone()), addresses, config), transport))
 }
 
-async fn one_client(
-    asker: Asker,
-    arguments: &BenchArguments,
-    seed: u64,
-    begin: Instant,
-    end: Instant,
-) -> (Histogram<u64>, u64) {
-    let mut measured = histogram();
-    let mut errors = 0;
+async fn one_client(asker: Asker, arguments: &BenchArguments, seed: u64, begin: Instant, end: Instant) -> Measured {
+    let mut measured = Measured { latencies: histogram(), errors: BTreeMap::new() };
     let mut random = mix(seed);
     loop {
         random = mix(random);
         let asked = Instant::now();
         if asked >= end {
-            return (measured, errors);
+            return measured;
         }
-        let key = format!("key-{:012}", random % arguments.keys.max(1));
+        let key = format!("key-{:012}", random % arguments.keys);
         let write = match arguments.mode {
             Mode::Put => true,
             Mode::Get => false,
             Mode::Mixed => random >> 32 & 0xff < 26,
         };
         let done = if write { asker.put(key, vec![b'v'; arguments.value_size]).await } else { asker.get(key).await };
-        if !done {
-            errors += 1;
-        } else if asked >= begin {
-            measured.saturating_record(u64::try_from(asked.elapsed().as_micros()).unwrap_or(LONGEST_US));
+        match done {
+            Err(code) => *measured.errors.entry(code).or_default() += 1,
+            Ok(()) if asked >= begin => {
+                let us = u64::try_from(asked.elapsed().as_micros()).unwrap_or(LONGEST_US);
+                measured.latencies.saturating_record(us);
+            }
+            Ok(()) => {}
         }
     }
 }
 
-fn report(arguments: &BenchArguments, all: &Histogram<u64>, errors: u64, took: Duration) -> Output {
+fn report(arguments: &BenchArguments, measured: &Measured, log: Option<LogCounts>, took: Duration) -> Output {
+    let Measured { latencies, errors } = measured;
     let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX).max(1);
-    let per_second = all.len().saturating_mul(1_000_000) / micros;
-    let at = |quantile: f64| all.value_at_quantile(quantile);
+    let per_second = latencies.len().saturating_mul(1_000_000) / micros;
+    let at = |quantile: f64| latencies.value_at_quantile(quantile);
+    let failed: u64 = errors.values().sum();
     let json = json!({
         "sync": "every commit",
         "transport": format!("{:?}", arguments.transport).to_lowercase(),
         "mode": format!("{:?}", arguments.mode).to_lowercase(),
         "clients": arguments.clients,
         "value_size": arguments.value_size,
-        "operations": all.len(),
-        "errors": errors,
+        "operations": latencies.len(),
+        "errors": failed,
+        "errors_by_code": errors,
         "ops_per_second": per_second,
-        "latency_us": { "p50": at(0.5), "p99": at(0.99), "p999": at(0.999), "max": all.max() },
+        "latency_us": { "p50": at(0.5), "p99": at(0.99), "p999": at(0.999), "max": latencies.max() },
+        "log": log.map(|log| json!({ "entries": log.entries, "commits": log.commits, "batch": log.batch() })),
     });
-    let text = format!(
-        "sync every commit, {:?} over {:?}, {} clients, {} bytes\n{per_second} operations/s, p50 {} us, p99 {} us, \
-         p99.9 {} us, {errors} errors",
+    let log = match log {
+        Some(log) => {
+            let batch = log.batch().map_or("-".to_owned(), |batch| format!("{batch:.1}"));
+            format!("{batch} entries ({} entries in {} commits of the leader)", log.entries, log.commits)
+        }
+        None => "unknown: the leader's /metrics cannot be read".to_owned(),
+    };
+    let mut text = format!(
+        "sync every commit, {:?} over {:?}, {} clients, {} bytes\nbatch {log}\n{per_second} operations/s, p50 {} us, p99 {} \
+         us, p99.9 {} us, {failed} errors",
         arguments.mode,
         arguments.transport,
         arguments.clients,
@@ -233,7 +316,8 @@ fn report(arguments: &BenchArguments, all: &Histogram<u64>, errors: u64, took: D
         at(0.99),
         at(0.999),
     );
-    Output { json, text, good: errors == 0 }
+    errors.iter().for_each(|(code, count)| text.push_str(&format!("\n  {count} {code}")));
+    Output::new(json, text, if failed == 0 { Verdict::Good } else { Verdict::Bad })
 }
 
 fn histogram() -> Histogram<u64> {
@@ -246,4 +330,32 @@ fn mix(value: u64) -> u64 {
     mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     mixed ^ (mixed >> 31)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn batches_are_counted_between_two_pages() {
+        let page = |entries: u64, commits: u64| {
+            format!(
+                "# TYPE aspen_log_entries_total counter\naspen_log_entries_total {entries}\naspen_log_commits_total {commits}\n"
+            )
+        };
+        let read = |entries, commits| LogCounts::read(&page(entries, commits)).unwrap();
+        let log = read(70, 20).since(read(10, 5)).unwrap();
+        assert_eq!((log, log.batch()), (LogCounts { entries: 60, commits: 15 }, Some(4.0)));
+        assert_eq!(read(10, 5).since(read(10, 5)).unwrap().batch(), None, "nothing was written");
+        assert_eq!(read(1, 1).since(read(10, 5)), None, "another process");
+        assert_eq!(LogCounts::read("aspen_log_entries_total_of_others 1"), None);
+    }
+
+    #[test]
+    fn a_measurement_takes_some_time() {
+        assert_eq!(seconds("0.5"), Ok(0.5));
+        for wrong in ["0", "-1", "NaN", "inf", "1e9", "x"] {
+            assert!(seconds(wrong).is_err(), "{wrong}");
+        }
+    }
 }

@@ -1,5 +1,6 @@
 //! `aspen check`: whether a data directory is sound, while no node uses it.
 //!
+//! The node's identity and key are read, without which it does not start.
 //! The stores are opened as a node opens them, which checks them against each other; then every entry of the log is
 //! decoded, and the hash of the state is computed anew from all rows. Opening finishes what a crash interrupted, as the
 //! next start of the node would.
@@ -10,7 +11,8 @@ use clap::Args;
 use openraft::storage::RaftLogReader;
 use serde_json::json;
 
-use crate::production::cli::{CliError, Outcome, Output};
+use crate::production::cli::{CliError, Outcome, Output, Verdict};
+use crate::production::config::Kept;
 use crate::production::daemon::DirectoryLock;
 use crate::production::env::{NoTransport, RealEnv};
 use crate::store::{self, StoreConfig};
@@ -26,25 +28,44 @@ pub struct CheckArguments {
 const STEP: u64 = 1000;
 
 pub(super) async fn run(arguments: CheckArguments) -> Outcome {
+    let kept = Kept::read(&arguments.data_dir);
     let dir = arguments.data_dir.join("data");
-    if !dir.is_dir() {
+    if !dir.is_dir() && !kept.is_known() || !arguments.data_dir.is_dir() {
         let message = format!("{} is no data directory of aspen-node", arguments.data_dir.display());
         return Err(CliError::Usage(message));
     }
     let _lock = DirectoryLock::take(&arguments.data_dir).map_err(|error| CliError::Failed(error.to_string()))?;
-    match inspect(dir).await {
-        Ok(output) => Ok(output),
-        Err(problem) => Ok(Output {
-            json: json!({ "sound": false, "problem": problem }),
-            text: format!("not sound: {problem}"),
-            good: false,
-        }),
+    let mut problems = kept.problems();
+    let must_exist = kept.identity.as_ref().is_ok_and(|known| known.as_ref().is_some_and(|known| known.served));
+    if matches!(kept.identity, Ok(None)) {
+        problems.push("identity.json is missing: a node would not know who it was".to_owned());
+    }
+    let config = StoreConfig { must_exist, ..StoreConfig::default() };
+    // Opening makes what is missing.
+    let is_there = dir.is_dir();
+    let inspected = match is_there {
+        true => inspect(dir, &config).await,
+        false if must_exist => {
+            Err("the node has served before, but its stores are gone; remove it from the cluster, and add \
+                                    one with a new id and an empty directory in its place"
+                .to_owned())
+        }
+        false => Ok(Output::good(json!({ "sound": true }), "sound: the node has an identity and has not served yet")),
+    };
+    match inspected {
+        Ok(output) if problems.is_empty() => Ok(output),
+        inspected => {
+            problems.extend(inspected.err());
+            let problem = problems.join("; ");
+            let json = json!({ "sound": false, "problem": problem });
+            Ok(Output::new(json, format!("not sound: {problem}"), Verdict::Bad))
+        }
     }
 }
 
-async fn inspect(dir: PathBuf) -> Result<Output, String> {
+async fn inspect(dir: PathBuf, config: &StoreConfig) -> Result<Output, String> {
     let env = RealEnv::new(NoTransport);
-    let mut stores = store::open(&env, &dir, &StoreConfig::default()).await.map_err(|error| error.to_string())?;
+    let mut stores = store::open(&env, &dir, config).await.map_err(|error| error.to_string())?;
     let recovery = stores.recovery.clone();
     let (first, end) = match (recovery.log.entries.first(), recovery.log.entries.last()) {
         (Some(first), Some(last)) => (first.log_id.index, last.log_id.index + 1),

@@ -1,14 +1,33 @@
 //! `aspen member`, `leader`, `status`, `ticket`, `snapshot`.
 
+use std::path::PathBuf;
+
 use clap::{Args, Subcommand};
+use futures_util::future::{join, join_all};
 use serde_json::{Value, json};
 
 use crate::production::cli::table::table;
-use crate::production::cli::{Outcome, Output};
+use crate::production::cli::{CliError, Outcome, Output, Verdict};
 use crate::production::client::HttpClient;
+use crate::production::http::error::ErrorBody;
 use crate::production::http::health::HealthReport;
 use crate::production::http::status::{LeaderReply, NodeInfo, RaftStatus};
+use crate::production::secret;
 use crate::types::NodeId;
+
+pub(super) const MEMBER_EXAMPLES: &str = "\
+Examples (all but list need --token-file, or ASPEN_HTTP_TOKEN):
+  aspen member list
+  aspen member add KEY@10.0.0.4:7080
+  aspen member promote 12
+  aspen member promote 12 --replace 3
+  aspen member remove 3";
+
+pub(super) const TICKET_EXAMPLES: &str = "\
+Examples (need --token-file, or ASPEN_HTTP_TOKEN):
+  aspen ticket --out ticket
+  aspen ticket --uses 2 --expires-in 600 --out ticket
+  aspen-node --data-dir n4 --ticket-file ticket";
 
 #[derive(Debug, Subcommand)]
 pub enum MemberCommand {
@@ -52,6 +71,9 @@ pub struct TicketArguments {
     /// Seconds for which it is valid
     #[arg(long, default_value_t = 3600, value_name = "SECONDS")]
     expires_in: u64,
+    /// Write it to this file, which nobody else can read, rather than to standard output
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
 }
 
 pub(super) async fn member(command: MemberCommand, client: &HttpClient) -> Outcome {
@@ -102,42 +124,27 @@ pub(super) async fn leader(command: LeaderCommand, client: &HttpClient) -> Outco
     }
 }
 
-/// Every endpoint by itself; one that does not answer is shown as such, and makes the command fail.
+/// Every endpoint by itself, all at once; one that does not answer is shown as such, and makes the command fail.
 pub(super) async fn status(client: &HttpClient) -> Outcome {
     let mut rows = Vec::new();
     let mut all = Vec::new();
     let mut good = true;
-    for endpoint in client.endpoints() {
-        let raft = client.get_from(endpoint, "/raft-metrics").await;
-        let health = client.get_from(endpoint, "/health").await;
-        let (raft, health) = match (raft, health) {
-            (Ok((200, raft)), Ok((_, health))) => {
-                (serde_json::from_slice::<RaftStatus>(&raft), serde_json::from_slice::<HealthReport>(&health))
-            }
-            (Err(error), _) | (_, Err(error)) => {
+    for (endpoint, asked) in join_all(client.endpoints().iter().map(|endpoint| endpoint_status(client, endpoint))).await
+    {
+        let (raft, health) = match asked {
+            Ok(answers) => answers,
+            Err(error) => {
                 good = false;
-                rows.push(vec![endpoint.clone(), error.to_string()]);
-                all.push(json!({ "endpoint": endpoint, "error": error.to_string() }));
+                rows.push(vec![endpoint.to_owned(), error.clone()]);
+                all.push(json!({ "endpoint": endpoint, "error": error }));
                 continue;
             }
-            (Ok((status, _)), _) => {
-                good = false;
-                rows.push(vec![endpoint.clone(), format!("status {status}")]);
-                all.push(json!({ "endpoint": endpoint, "error": format!("status {status}") }));
-                continue;
-            }
-        };
-        let (Ok(raft), Ok(health)) = (raft, health) else {
-            good = false;
-            rows.push(vec![endpoint.clone(), "not a node of aspen".to_owned()]);
-            all.push(json!({ "endpoint": endpoint, "error": "not a node of aspen" }));
-            continue;
         };
         let level = format!("{:?}", health.level).to_lowercase();
         good &= level != "critical";
         let index = |index: Option<u64>| index.map_or("-".to_owned(), |index| index.to_string());
         rows.push(vec![
-            endpoint.clone(),
+            endpoint.to_owned(),
             raft.node_id.to_string(),
             raft.role.clone(),
             raft.term.to_string(),
@@ -148,14 +155,37 @@ pub(super) async fn status(client: &HttpClient) -> Outcome {
         all.push(json!({ "endpoint": endpoint, "raft": raft, "health": health }));
     }
     let text = table(&["ENDPOINT", "NODE", "ROLE", "TERM", "LOG", "APPLIED", "HEALTH"], &rows);
-    Ok(Output { json: json!({ "endpoints": all }), text, good })
+    Ok(Output::new(json!({ "endpoints": all }), text, if good { Verdict::Good } else { Verdict::Bad }))
+}
+
+async fn endpoint_status<'a>(
+    client: &HttpClient,
+    endpoint: &'a str,
+) -> (&'a str, Result<(RaftStatus, HealthReport), String>) {
+    let (raft, health) = join(client.get_from(endpoint, "/raft-metrics"), client.get_from(endpoint, "/health")).await;
+    let both = || {
+        let (status, raft) = raft.map_err(|error| error.to_string())?;
+        let (_, health) = health.map_err(|error| error.to_string())?;
+        if status != 200 {
+            let said = serde_json::from_slice::<ErrorBody>(&raft).map(|body| body.message);
+            return Err(said.unwrap_or_else(|_| format!("status {status}")));
+        }
+        let strange = |_| "not a node of aspen".to_owned();
+        Ok((serde_json::from_slice(&raft).map_err(strange)?, serde_json::from_slice(&health).map_err(strange)?))
+    };
+    (endpoint, both())
 }
 
 pub(super) async fn ticket(arguments: TicketArguments, client: &HttpClient) -> Outcome {
     let request = json!({ "uses": arguments.uses, "expires_in_s": arguments.expires_in });
     let reply: Value = client.command("/cluster-ticket", &request).await?;
     let text = reply["ticket"].as_str().unwrap_or_default().to_owned();
-    Ok(Output::good(reply, text))
+    let Some(path) = arguments.out else { return Ok(Output::good(reply, text)) };
+    let failed = |error| CliError::Failed(format!("{}: {error}", path.display()));
+    secret::write(&path, &text).map_err(failed)?;
+    let json = json!({ "out": path, "expires_at": reply["expires_at"], "uses": reply["uses"] });
+    let nodes = if arguments.uses == 1 { "one node".to_owned() } else { format!("{} nodes", arguments.uses) };
+    Ok(Output::good(json, format!("a ticket for {nodes} is in {}", path.display())))
 }
 
 pub(super) async fn snapshot(client: &HttpClient) -> Outcome {

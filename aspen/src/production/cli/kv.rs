@@ -1,19 +1,29 @@
 //! `aspen kv`.
 
-use std::io::Read;
+use std::io::{IsTerminal, Read};
 
 use clap::{Args, Subcommand};
 use serde_json::to_value;
 
 use crate::command::{Command, Expect};
-use crate::production::cli::table::table;
-use crate::production::cli::{CliError, Outcome, Output};
+use crate::production::cli::table::{on_one_line, table};
+use crate::production::cli::{CliError, Outcome, Output, Verdict};
 use crate::production::client::HttpClient;
 use crate::production::http::schema::{ScanRequest, Stale, TxnResult, WriteReply, WriteResult, parse_transaction};
 
+pub(super) const EXAMPLES: &str = "\
+Examples:
+  aspen kv set greeting hello
+  aspen kv get greeting
+  aspen kv set picture - < picture.png
+  aspen kv get picture > copy.png
+  aspen kv cas greeting bye --expect hello
+  aspen kv scan gree --limit 10
+  aspen kv txn - < transaction.json";
+
 #[derive(Debug, Subcommand)]
 pub enum Kv {
-    /// Print the value of a key; exit 1 if there is none
+    /// Print the value of a key, as it is unless to a terminal; exit 3 if there is none
     Get {
         key: String,
         #[command(flatten)]
@@ -23,14 +33,14 @@ pub enum Kv {
     Set { key: String, value: String },
     /// Remove a key
     Delete { key: String },
-    /// Store a value if the key is as expected; exit 1 if it is not
+    /// Store a value if the key is as expected; exit 3 if it is not
     Cas {
         key: String,
         value: String,
         #[command(flatten)]
         expect: ExpectArguments,
     },
-    /// Change and read several keys at once, if all comparisons hold; exit 1 if one does not
+    /// Change and read several keys at once, if all comparisons hold; exit 3 if one does not
     ///
     /// The transaction is JSON, as in docs/http.md:
     /// {"compare": [{"key": "a", "expect": "absent"}], "then": [{"set": {"key": "a", "value": "1"}}], "otherwise": [{"get": {"key": "a"}}]}
@@ -84,9 +94,16 @@ pub(super) async fn run(command: Kv, client: &HttpClient) -> Outcome {
     match command {
         Kv::Get { key, stale } => {
             let reply = client.read(key.as_str().into(), stale.bound()).await?;
-            let good = reply.row.is_some();
-            let text = reply.row.as_ref().map(|row| row.value.to_string()).unwrap_or_default();
-            Ok(Output { json: json(&reply)?, text, good })
+            let Some(row) = &reply.row else {
+                let absent = Output::new(json(&reply)?, "", Verdict::No);
+                return Ok(Output { bytes: Some(Vec::new()), note: Some("there is no such key"), ..absent });
+            };
+            let mut output = Output::good(json(&reply)?, on_one_line(&row.value));
+            // A program gets every byte and no other.
+            if !std::io::stdout().is_terminal() {
+                output.bytes = Some(row.value.0.clone());
+            }
+            Ok(output)
         }
         Kv::Set { key, value } => {
             written(client.execute(Command::Set { key: key.into_bytes(), value: value_of(value)? }).await?)
@@ -102,7 +119,7 @@ pub(super) async fn run(command: Kv, client: &HttpClient) -> Outcome {
             written(client.execute(command).await?)
         }
         Kv::Txn { transaction } => {
-            let malformed = |error| CliError::Failed(format!("the transaction: {error}"));
+            let malformed = |error| CliError::Usage(format!("the transaction: {error}"));
             let command = parse_transaction(&value_of(transaction)?).map_err(malformed)?;
             written(client.execute(command).await?)
         }
@@ -115,7 +132,7 @@ pub(super) async fn run(command: Kv, client: &HttpClient) -> Outcome {
             };
             let reply = client.scan(&request).await?;
             let row = |row: &crate::production::http::schema::Row| {
-                vec![row.key.to_string(), row.value.to_string(), row.meta.mod_revision.to_string()]
+                vec![on_one_line(&row.key), on_one_line(&row.value), row.meta.mod_revision.to_string()]
             };
             let rows: Vec<_> = reply.rows.iter().map(row).collect();
             let mut text = table(&["KEY", "VALUE", "REVISION"], &rows);
@@ -128,7 +145,7 @@ pub(super) async fn run(command: Kv, client: &HttpClient) -> Outcome {
 }
 
 fn written(reply: WriteReply) -> Outcome {
-    let (good, text) = match &reply.result {
+    let (held, text) = match &reply.result {
         WriteResult::Written { version } => (true, format!("stored, version {version}")),
         WriteResult::Deleted { existed: true } => (true, "deleted".to_owned()),
         WriteResult::Deleted { existed: false } => (true, "there was no such key".to_owned()),
@@ -143,7 +160,8 @@ fn written(reply: WriteReply) -> Outcome {
         }
         other => (true, format!("{other:?}")),
     };
-    Ok(Output { json: json(&reply)?, text: format!("{text} (revision {})", reply.revision), good })
+    let text = format!("{text} (revision {})", reply.revision);
+    Ok(Output::new(json(&reply)?, text, if held { Verdict::Good } else { Verdict::No }))
 }
 
 /// What one operation of a transaction did.
@@ -152,7 +170,7 @@ fn transacted(result: &TxnResult) -> String {
         TxnResult::Written { version } => format!("stored, version {version}"),
         TxnResult::Deleted { existed: true } => "deleted".to_owned(),
         TxnResult::Deleted { existed: false } => "there was no such key to delete".to_owned(),
-        TxnResult::Got { row: Some(row) } => format!("{} = {}", row.key, row.value),
+        TxnResult::Got { row: Some(row) } => format!("{} = {}", on_one_line(&row.key), on_one_line(&row.value)),
         TxnResult::Got { row: None } => "there is no such key".to_owned(),
         TxnResult::Omitted { meta } => {
             format!("modified at revision {}, but too large for one reply with the others", meta.mod_revision)

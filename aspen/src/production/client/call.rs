@@ -6,7 +6,7 @@ use axum::body::{Body, Bytes};
 use axum::http::{Method, Request, StatusCode, Uri, header};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::TokioExecutor;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
 
 /// A longer response is refused: the longest answer to a scan, written as Base64 in JSON.
 const RESPONSE_BYTES_MAX: usize = 16 << 20;
@@ -27,7 +27,7 @@ pub enum CallError {
     #[error("{0}")]
     Lost(String),
     /// The same.
-    #[error("no response within {0:?}")]
+    #[error("no response within {0:.1?}")]
     Late(Duration),
 }
 
@@ -39,11 +39,16 @@ impl Default for Caller {
         let mut builder = Client::builder(TokioExecutor::new());
         // A kept connection that turns out to be closed must not make a request go twice.
         builder.retry_canceled_requests(false).set_host(true);
+        // Nor must one be used in the moment in which the node closes it, since nothing was asked for long.
+        builder.pool_timer(TokioTimer::new()).pool_idle_timeout(IDLE_TIMEOUT);
         Caller { client: builder.build(connector) }
     }
 }
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// A kept connection is used no more after so long: well before the node closes it, which has no
+/// request to wait for (30 s: `docs/limits.md`).
+const IDLE_TIMEOUT: Duration = Duration::from_secs(15);
 
 impl Caller {
     pub async fn call(

@@ -16,6 +16,7 @@
 
 mod call;
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -109,6 +110,9 @@ const PAUSE_MAX: Duration = Duration::from_millis(500);
 /// Hints followed in a row without a pause.
 const REDIRECTS_MAX: u32 = 3;
 
+/// Refusals that say something of one node only, and that it repeats: it has another token, or is in no cluster.
+const OF_ONE_NODE: [&str; 2] = ["unauthorized", "no-cluster"];
+
 /// What may be done about an attempt that failed.
 struct Attempt {
     error: HttpError,
@@ -195,7 +199,7 @@ impl HttpClient {
     /// Posts a request that may be repeated.
     pub async fn query<T: DeserializeOwned>(&self, path: &str, request: &impl Serialize) -> Result<T, HttpError> {
         let body = serde_json::to_vec(request).expect("a request is JSON");
-        self.deliver(Method::POST, path, body, true, self.deadline()).await.map(|(reply, _)| reply)
+        self.look(Method::POST, path, body).await
     }
 
     /// Posts a request that is sent once more only while nothing was delivered.
@@ -205,7 +209,19 @@ impl HttpClient {
     }
 
     pub async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, HttpError> {
-        self.deliver(Method::GET, path, Vec::new(), true, self.deadline()).await.map(|(reply, _)| reply)
+        self.look(Method::GET, path, Vec::new()).await
+    }
+
+    /// A request that changes nothing: however it failed, nothing happened.
+    async fn look<T: DeserializeOwned>(&self, method: Method, path: &str, body: Vec<u8>) -> Result<T, HttpError> {
+        let looked = self.deliver(method, path, body, true, self.deadline()).await;
+        looked.map(|(reply, _)| reply).map_err(|HttpError(mut body)| {
+            if body.outcome == ErrorOutcome::Unknown {
+                body.outcome = ErrorOutcome::Definite;
+                body.hint = "try again, at another node, or with more time".to_owned();
+            }
+            HttpError(body)
+        })
     }
 
     /// Asks one node, once. The status is that of the response; the body is whatever it says.
@@ -257,6 +273,8 @@ impl HttpClient {
         deadline: Instant,
     ) -> Result<(T, bool), HttpError> {
         let mut unknown: Option<HttpError> = None;
+        // Endpoints that would say the same again.
+        let mut refused: BTreeSet<String> = BTreeSet::new();
         let (mut pause, mut redirects) = (PAUSE_MIN, 0);
         loop {
             let endpoint = self.target();
@@ -273,6 +291,12 @@ impl HttpClient {
             }
             // An unknown outcome outweighs every later refusal.
             let ended = unknown.clone().unwrap_or_else(|| error.clone());
+            if OF_ONE_NODE.contains(&error.0.code.as_str()) {
+                refused.insert(endpoint.clone());
+                if self.inner.endpoints.iter().all(|known| refused.contains(known)) {
+                    return Err(ended);
+                }
+            }
             if retry == Retry::Never || (unknown.is_some() && !repeatable) {
                 return Err(ended);
             }
@@ -320,11 +344,16 @@ impl HttpClient {
             let invalid = |error: serde_json::Error| failed(ErrorCode::InvalidReply, format!("{url}: {error}"));
             return serde_json::from_slice(&bytes).map_err(invalid);
         }
-        let error: ErrorBody = serde_json::from_slice(&bytes)
+        let mut error: ErrorBody = serde_json::from_slice(&bytes)
             .map_err(|_| failed(ErrorCode::InvalidReply, format!("{url}: status {status}, and no error of aspen")))?;
         let row = ERRORS.iter().find(|row| row.name == error.code);
         let retry = match row {
             Some(row) => row.retry,
+            None if OF_ONE_NODE.contains(&error.code.as_str()) => {
+                // Which of several nodes it was is not to be seen otherwise.
+                error.message = format!("{endpoint}: {}", error.message);
+                Retry::Elsewhere
+            }
             None if status.as_u16() == 503 => Retry::Elsewhere,
             None => Retry::Never,
         };

@@ -5,10 +5,14 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use tracing_subscriber::EnvFilter;
+
 use crate::config::RaftTuning;
+use crate::production::config::directory;
 use crate::production::config::load::Values;
 use crate::production::config::options::OPTIONS;
-use crate::production::secret::is_exposed;
+use crate::production::secret::{self, SECRET_BYTES_MIN, is_exposed, is_too_short};
+use crate::production::ticket::Ticket;
 use crate::production::transport::{Place, check_at};
 use crate::store::StoreConfig;
 use crate::types::NodeId;
@@ -43,15 +47,16 @@ pub struct Settings {
     pub node_id: Option<NodeId>,
     pub data_dir: PathBuf,
     pub http_addr: SocketAddr,
+    pub http_advertise: Option<String>,
     pub bind_addr: SocketAddr,
     pub advertise_addr: Option<String>,
     pub peers: Vec<Place>,
     /// Form a new cluster of so many voters.
     pub expect: Option<usize>,
     pub ticket_out: Option<PathBuf>,
-    pub ticket: Secret,
-    pub cookie: Secret,
-    pub http_token: Secret,
+    pub ticket: Option<Secret>,
+    pub cookie: Option<Secret>,
+    pub http_token: Option<Secret>,
     pub relay_url: Option<iroh::RelayUrl>,
     pub raft: RaftTuning,
     pub store: StoreConfig,
@@ -60,40 +65,31 @@ pub struct Settings {
     pub log: String,
 }
 
-/// A credential: itself, or the file that holds it.
-#[derive(Clone, Default, PartialEq, Eq)]
-pub enum Secret {
-    #[default]
-    None,
-    Text(String),
-    File(PathBuf),
-}
+/// A credential. Never printed.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(pub String);
 
 impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Secret::None => f.write_str("None"),
-            Secret::Text(_) => f.write_str("(hidden)"),
-            Secret::File(path) => write!(f, "File({})", path.display()),
-        }
+        f.write_str("(hidden)")
     }
 }
 
-struct Checker<'a> {
+pub(super) struct Checker<'a> {
     values: &'a Values,
     findings: Vec<Finding>,
 }
 
 impl Checker<'_> {
-    fn find(&mut self, severity: Severity, option: &str, message: impl Into<String>) {
+    pub(super) fn find(&mut self, severity: Severity, option: &str, message: impl Into<String>) {
         self.findings.push(Finding { severity, option: option.to_owned(), message: message.into() });
     }
 
-    fn fatal(&mut self, option: &str, message: impl Into<String>) {
+    pub(super) fn fatal(&mut self, option: &str, message: impl Into<String>) {
         self.find(Severity::Fatal, option, message);
     }
 
-    fn warn(&mut self, option: &str, message: impl Into<String>) {
+    pub(super) fn warn(&mut self, option: &str, message: impl Into<String>) {
         self.find(Severity::Warning, option, message);
     }
 
@@ -119,22 +115,60 @@ impl Checker<'_> {
         self.parse(option, "IP:PORT").unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 0)))
     }
 
-    fn secret(&mut self, option: &str, file_option: &str) -> Secret {
+    /// `true`, `false`, `1` or `0`.
+    fn switch(&mut self, option: &str) -> bool {
+        match self.values.text(option) {
+            None | Some("false" | "0") => false,
+            Some("true" | "1") => true,
+            Some(other) => {
+                let message = format!("{other:?} is neither true nor false");
+                self.fatal(option, message);
+                false
+            }
+        }
+    }
+
+    pub(super) fn is_unset(&self, option: &str) -> bool {
+        self.values.text(option).is_none()
+    }
+
+    /// Whether a credential was named, be it of use or not.
+    fn is_given(&self, option: &str, file_option: &str) -> bool {
+        self.values.text(option).is_some() || self.values.text(file_option).is_some()
+    }
+
+    /// A credential that can be used. `severity` is that of one that cannot.
+    fn secret(&mut self, option: &str, file_option: &str, severity: Severity) -> Option<Secret> {
         match (self.text(option), self.text(file_option)) {
             (Some(_), Some(_)) => {
                 self.fatal(file_option, format!("{} is set too: use one of them", option_env(option)));
-                Secret::None
+                None
             }
-            (Some(text), None) => Secret::Text(text),
+            (Some(text), None) => {
+                let text = text.trim().to_owned();
+                if is_too_short(&text) {
+                    let message = format!("it has {} characters, {SECRET_BYTES_MIN} are needed at least", text.len());
+                    self.find(severity, &option_env(option), message);
+                    return None;
+                }
+                Some(Secret(text))
+            }
             (None, Some(path)) => {
                 let path = PathBuf::from(path);
                 if is_exposed(&path) {
                     self.warn(file_option, format!("{} can be read by others: chmod 600", path.display()));
                 }
-                Secret::File(path)
+                let read = secret::read(&path);
+                read.map(Secret).map_err(|error| self.find(severity, file_option, error.to_string())).ok()
             }
-            (None, None) => Secret::None,
+            (None, None) => None,
         }
+    }
+
+    /// What the ticket says.
+    fn ticket(&mut self, ticket: &Option<Secret>, severity: Severity) -> Option<Ticket> {
+        let Secret(text) = ticket.as_ref()?;
+        Ticket::parse(text).map_err(|error| self.find(severity, "ticket", error.to_string())).ok()
     }
 }
 
@@ -153,7 +187,10 @@ pub fn settings(values: &Values) -> (Option<Settings>, Vec<Finding>) {
 }
 
 fn check(checker: &mut Checker<'_>) -> Settings {
-    let dev = checker.values.is_on("dev");
+    let dev = checker.switch("dev");
+    for name in checker.values.not_text.clone() {
+        checker.fatal(&name, "the variable is not UTF-8");
+    }
     for name in checker.values.unknown_variables.clone() {
         checker.warn(&name, "it looks like an option, but there is none of this name");
     }
@@ -169,19 +206,31 @@ fn check(checker: &mut Checker<'_>) -> Settings {
     if let Some(Err(problem)) = advertise_addr.as_deref().map(check_at) {
         checker.fatal("advertise-addr", format!("it is not HOST:PORT: {problem}"));
     }
+    let http_advertise = checker.text("http-advertise");
+    if let Some(Err(problem)) = http_advertise.as_deref().map(check_at) {
+        checker.fatal("http-advertise", format!("it is not HOST:PORT: {problem}"));
+    }
+    let data_dir = PathBuf::from(checker.text("data-dir").unwrap_or_default());
+    let kept = directory::Kept::read(&data_dir);
+    // A node that is known has joined: its ticket is not needed any more.
+    let of_ticket = if kept.is_known() { Severity::Warning } else { Severity::Fatal };
+    let ticket = checker.secret("ticket", "ticket-file", of_ticket);
+    let said = checker.ticket(&ticket, of_ticket);
     let settings = Settings {
         dev,
         node_id: checker.parse("node-id", "a number"),
-        data_dir: PathBuf::from(checker.text("data-dir").unwrap_or_default()),
+        data_dir,
         http_addr: checker.address("http-addr"),
+        http_advertise,
         bind_addr: checker.address("bind-addr"),
         advertise_addr,
         peers: places,
         expect: checker.parse("expect", "a number of nodes").or(dev.then_some(1)),
         ticket_out: checker.text("ticket-out").map(PathBuf::from),
-        ticket: checker.secret("ticket", "ticket-file"),
-        cookie: checker.secret("cookie", "cookie-file"),
-        http_token: checker.secret("http-token", "http-token-file"),
+        // One that cannot be read is of no use to a node that does not need it.
+        ticket: ticket.filter(|_| said.is_some()),
+        cookie: checker.secret("cookie", "cookie-file", Severity::Fatal),
+        http_token: checker.secret("http-token", "http-token-file", Severity::Fatal),
         relay_url: checker.parse("relay-url", "a URL"),
         raft: RaftTuning {
             heartbeat_ms: checker.number("heartbeat-interval-ms"),
@@ -198,7 +247,10 @@ fn check(checker: &mut Checker<'_>) -> Settings {
         worker_threads: checker.parse("worker-threads", "a number").unwrap_or(1),
         log: checker.text("log").unwrap_or_default(),
     };
-    together(checker, settings)
+    let settings = together(checker, settings);
+    let joins = checker.is_given("ticket", "ticket-file");
+    directory::check(checker, &settings, joins, kept, said);
+    settings
 }
 
 /// What concerns more than one value.
@@ -221,7 +273,7 @@ fn together(checker: &mut Checker<'_>, mut settings: Settings) -> Settings {
     if settings.node_id == Some(0) {
         checker.fatal("node-id", "ids begin with 1");
     }
-    let joins = settings.ticket != Secret::None;
+    let joins = checker.is_given("ticket", "ticket-file");
     if joins && settings.expect.is_some() {
         checker.fatal("expect", "a node forms a new cluster or joins one with a ticket, not both");
     }
@@ -239,13 +291,21 @@ fn together(checker: &mut Checker<'_>, mut settings: Settings) -> Settings {
         checker.warn("expect", "an even number of voters survives no more failures than one less");
     }
     if !settings.http_addr.ip().is_loopback() {
-        if settings.http_token == Secret::None {
+        if !checker.is_given("http-token", "http-token-file") {
             checker.fatal("http-addr", "beyond loopback a token is needed: name one with --http-token-file");
         }
         checker.warn("http-addr", "HTTP is not encrypted: put a proxy with TLS before it, or use a private network");
     }
     if settings.bind_addr.ip().is_unspecified() && settings.advertise_addr.is_none() {
         checker.fatal("bind-addr", "other nodes cannot dial it: say where they reach it with --advertise-addr");
+    }
+    if let Some(Secret(token)) = &settings.http_token
+        && !token.bytes().all(|byte| byte.is_ascii_graphic() || byte == b' ')
+    {
+        checker.fatal("http-token", "a header cannot carry it: printable characters of ASCII are allowed");
+    }
+    if let Err(error) = EnvFilter::try_new(&settings.log) {
+        checker.fatal("log", format!("{:?}: {error}", settings.log));
     }
     let interval = settings.raft.heartbeat_ms;
     if settings.raft.election_min_ms < 3 * interval {
@@ -259,27 +319,73 @@ mod tests {
     use super::*;
     use crate::production::config::{command, load_from};
 
+    /// Of a node that has an id.
     fn check(arguments: &[&str], variables: &[(&str, &str)]) -> (Option<Settings>, Vec<Finding>) {
+        let named = [&[("ASPEN_NODE_ID", "1")], variables].concat();
+        check_nameless(arguments, &named)
+    }
+
+    fn check_nameless(arguments: &[&str], variables: &[(&str, &str)]) -> (Option<Settings>, Vec<Finding>) {
         let arguments = std::iter::once("aspen-node").chain(arguments.iter().copied());
         let matches = command().try_get_matches_from(arguments).unwrap();
         let variables = variables.iter().map(|(name, text)| (name.to_string(), text.to_string()));
         settings(&load_from(&matches, variables).unwrap())
     }
 
+    fn is_fatal(findings: &[Finding], option: &str) -> bool {
+        findings.iter().any(|found| found.severity == Severity::Fatal && found.option == option)
+    }
+
     #[test]
-    fn nothing_at_all_is_a_valid_configuration() {
+    fn an_id_is_enough_of_a_configuration() {
         let (settings, findings) = check(&[], &[]);
         assert_eq!(findings, []);
         let settings = settings.unwrap();
         // Within what is simulated, but for a machine that is faster than one that is simulated.
         assert_eq!(settings.raft, RaftTuning { snapshot_entries: 20_000, ..RaftTuning::default() });
         assert!(settings.http_addr.ip().is_loopback() && settings.expect.is_none());
-        assert_eq!(check(&["--dev"], &[]).0.unwrap().expect, Some(1));
+        let (settings, findings) = check_nameless(&[], &[]);
+        assert!(settings.is_none() && is_fatal(&findings, "node-id"), "{findings:?}");
+    }
+
+    #[test]
+    fn a_switch_is_true_or_false() {
+        for on in ["true", "1"] {
+            assert_eq!(check_nameless(&[], &[("ASPEN_DEV", on)]).0.unwrap().expect, Some(1), "{on}");
+        }
+        for off in ["false", "0"] {
+            assert_eq!(check(&[], &[("ASPEN_DEV", off)]).0.unwrap().expect, None, "{off}");
+        }
+        assert_eq!(check_nameless(&["--dev"], &[("ASPEN_DEV", "0")]).0.unwrap().expect, Some(1));
+        for wrong in ["yes", "", "TRUE"] {
+            assert!(is_fatal(&check(&[], &[("ASPEN_DEV", wrong)]).1, "dev"), "{wrong}");
+        }
+    }
+
+    /// From wherever a secret comes, it is as long as one must be; an empty one is a mistake rather than none.
+    #[test]
+    fn a_secret_that_can_be_guessed_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let short = dir.path().join("short");
+        std::fs::write(&short, "short\n").unwrap();
+        for (file_option, variable) in
+            [("cookie-file", "ASPEN_COOKIE"), ("http-token-file", "ASPEN_HTTP_TOKEN"), ("ticket-file", "ASPEN_TICKET")]
+        {
+            for text in ["", "  ", "abc", "fifteen letters"] {
+                assert!(is_fatal(&check(&[], &[(variable, text)]).1, variable), "{variable}={text:?}");
+            }
+            let option = format!("--{file_option}");
+            for path in [short.to_str().unwrap(), "/nowhere", ""] {
+                assert!(is_fatal(&check(&[&option, path], &[]).1, file_option), "{option} {path:?}");
+            }
+        }
+        assert!(check(&[], &[("ASPEN_COOKIE", "sixteen letters!")]).0.is_some());
+        assert!(is_fatal(&check(&[], &[("ASPEN_HTTP_TOKEN", "sixteen\nletters!")]).1, "http-token"));
     }
 
     #[test]
     fn every_mistake_is_fatal_and_names_its_option() {
-        let cases: [(&[&str], &str); 20] = [
+        let cases: [(&[&str], &str); 25] = [
             (&["--node-id", "one"], "node-id"),
             (&["--node-id", "0"], "node-id"),
             (&["--data-dir", ""], "data-dir"),
@@ -288,6 +394,7 @@ mod tests {
             (&["--bind-addr", "7080"], "bind-addr"),
             (&["--bind-addr", "0.0.0.0:7080"], "bind-addr"),
             (&["--advertise-addr", "host"], "advertise-addr"),
+            (&["--http-advertise", "host"], "http-advertise"),
             (&["--peers", "127.0.0.1:1"], "peers"),
             (&["--expect", "0"], "expect"),
             (&["--expect", "3", "--ticket-file", "t"], "expect"),
@@ -295,6 +402,10 @@ mod tests {
             (&["--relay-url", "no url"], "relay-url"),
             (&["--heartbeat-interval-ms", "0"], "raft"),
             (&["--election-timeout-min-ms", "5000"], "raft"),
+            (&["--election-timeout-min-ms", "1000", "--election-timeout-max-ms", "1000"], "raft"),
+            (&["--log", "info,=x=y"], "log"),
+            (&["--data-dir", "/dev/null"], "data-dir"),
+            (&["--cookie-file", "/nowhere"], "cookie-file"),
             (&["--proposals-in-flight-max", "10001"], "proposals-in-flight-max"),
             (&["--worker-threads", "0"], "worker-threads"),
             (&["--worker-threads", "65"], "worker-threads"),
@@ -304,15 +415,16 @@ mod tests {
         for (arguments, option) in cases {
             let (settings, findings) = check(arguments, &[]);
             assert!(settings.is_none(), "{arguments:?}");
-            let fatal = findings.iter().any(|found| found.severity == Severity::Fatal && found.option == option);
-            assert!(fatal, "{arguments:?}: {findings:?}");
+            assert!(is_fatal(&findings, option), "{arguments:?}: {findings:?}");
         }
     }
 
     #[test]
     fn all_mistakes_are_said_at_once() {
-        let (_, findings) = check(&["--node-id", "x", "--http-addr", "y", "--expect", "z"], &[]);
-        assert_eq!(findings.len(), 3, "{findings:?}");
+        let wrong =
+            ["--node-id", "x", "--http-addr", "y", "--bind-addr", "z", "--cookie-file", "/nowhere", "--log", "=="];
+        let (_, findings) = check(&wrong, &[]);
+        assert_eq!(findings.len(), 5, "{findings:?}");
     }
 
     #[test]

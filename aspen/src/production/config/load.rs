@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use clap::ArgMatches;
 use clap::parser::ValueSource;
 
-use crate::production::config::options::{OPTIONS, OptionSpec};
+use crate::production::config::options::{CLIENT_VARIABLES, OPTIONS, OptionSpec};
 
 /// Where a value came from, the weakest first.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,6 +44,8 @@ pub struct Values {
     values: BTreeMap<&'static str, (String, Origin)>,
     /// Variables that look like options and are none.
     pub unknown_variables: Vec<String>,
+    /// Variables that may be options and are not UTF-8.
+    pub not_text: Vec<String>,
 }
 
 impl Values {
@@ -51,20 +53,18 @@ impl Values {
         self.values.get(name).map(|(text, _)| text.as_str())
     }
 
-    pub fn is_on(&self, name: &str) -> bool {
-        self.text(name) == Some("true")
-    }
-
     pub fn origin(&self, name: &str) -> Option<&Origin> {
         self.values.get(name).map(|(_, origin)| origin)
     }
 
-    /// Option, value and origin, in the order of the options. Credentials are not shown.
-    pub fn shown(&self) -> Vec<(&'static str, String, Origin)> {
-        let shown = OPTIONS.iter().filter_map(|option| {
-            let (text, origin) = self.values.get(option.name)?;
-            let text = if option.secret { "(hidden)".to_owned() } else { text.clone() };
-            Some((option.name, text, origin.clone()))
+    /// Option, and value and origin if it is set, in the order of the options. Credentials are not shown.
+    pub fn shown(&self) -> Vec<(&'static str, Option<(String, Origin)>)> {
+        let shown = OPTIONS.iter().map(|option| {
+            let value = self.values.get(option.name).map(|(text, origin)| {
+                let text = if option.secret { "(hidden)".to_owned() } else { text.clone() };
+                (text, origin.clone())
+            });
+            (option.name, value)
         });
         shown.collect()
     }
@@ -76,7 +76,20 @@ impl Values {
 
 /// Collects from the process's environment, the file that it or the command line names, and the command line.
 pub fn load(matches: &ArgMatches) -> Result<Values, LoadError> {
-    load_from(matches, std::env::vars())
+    let (mut variables, mut not_text) = (Vec::new(), Vec::new());
+    for (name, text) in std::env::vars_os() {
+        let may_be_option = name.as_encoded_bytes().starts_with(b"ASPEN_");
+        match (name.into_string(), text.into_string()) {
+            (Ok(name), Ok(text)) => variables.push((name, text)),
+            (name, _) if may_be_option => {
+                not_text.push(name.unwrap_or_else(|name| name.to_string_lossy().into_owned()));
+            }
+            // It is somebody else's.
+            _ => {}
+        }
+    }
+    not_text.sort();
+    Ok(Values { not_text, ..load_from(matches, variables)? })
 }
 
 /// The same with these variables for the environment.
@@ -91,7 +104,9 @@ pub fn load_from(
     for (name, text) in variables {
         match OPTIONS.iter().find(|option| option.env_name() == name) {
             Some(option) => values.set(option, text, Origin::Environment(name)),
-            None if name.starts_with("ASPEN_") => values.unknown_variables.push(name),
+            None if name.starts_with("ASPEN_") && !CLIENT_VARIABLES.contains(&name.as_str()) => {
+                values.unknown_variables.push(name);
+            }
             None => {}
         }
     }
@@ -165,6 +180,7 @@ mod tests {
             ("ASPEN_NODE_ID", "1"),
             ("ASPEN_HTTP_ADDR", "1.2.3.4:5"),
             ("ASPEN_DATA_DIRECTORY", "typo"),
+            ("ASPEN_ENDPOINT", "http://127.0.0.1:8080"),
             ("HOME", "/"),
         ];
         let values = values(&["--data-dir", "line", "--dev"], &variables).unwrap();
@@ -174,7 +190,7 @@ mod tests {
         assert_eq!(of("http-addr"), ("1.2.3.4:5", Origin::Environment("ASPEN_HTTP_ADDR".to_owned())));
         assert_eq!(of("snapshot-entries"), ("20000", Origin::Default));
         assert_eq!(of("peers").0, "a,b");
-        assert!(values.is_on("dev"));
+        assert_eq!(of("dev").0, "true");
         assert_eq!(values.unknown_variables, ["ASPEN_DATA_DIRECTORY"]);
     }
 

@@ -23,6 +23,9 @@ const fn secret(name: &'static str, about: &'static str) -> OptionSpec {
     OptionSpec { name, value: "SECRET", default: "", about, secret: true }
 }
 
+/// Variables of the command `aspen`, which one environment may hold too.
+pub const CLIENT_VARIABLES: [&str; 1] = ["ASPEN_ENDPOINT"];
+
 /// All of them, in the order of the help.
 pub const OPTIONS: &[OptionSpec] = &[
     option("config", "FILE", "", "TOML file with any of these options, under the same names"),
@@ -30,6 +33,12 @@ pub const OPTIONS: &[OptionSpec] = &[
     option("node-id", "ID", "", "This node's id; never reused. Left out: stored, or given by the cluster"),
     option("data-dir", "DIR", "aspen-data", "Where the node keeps everything; nobody else may use it"),
     option("http-addr", "IP:PORT", "127.0.0.1:8080", "Where the HTTP interface listens"),
+    option(
+        "http-advertise",
+        "HOST:PORT",
+        "",
+        "Where clients reach http-addr, if not there; told to them by other nodes",
+    ),
     option("bind-addr", "IP:PORT", "127.0.0.1:7080", "Where QUIC listens, for other nodes"),
     option("advertise-addr", "HOST:PORT", "", "Where other nodes reach bind-addr, if not there"),
     option("peers", "KEY@HOST:PORT,...", "", "Nodes to let in and to find"),

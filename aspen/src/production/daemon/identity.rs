@@ -10,7 +10,7 @@ use crate::production::secret;
 use crate::production::transport::Place;
 use crate::types::NodeId;
 
-/// Written once, before the stores are made.
+/// Written before the stores are made, and marked once they are.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Identity {
@@ -19,6 +19,12 @@ pub struct Identity {
     /// Who let it in, `KEY@HOST:PORT` each.
     #[serde(default)]
     pub peers: Vec<String>,
+    /// The stores were made. Without them the node has forgotten its vote and must not come back under this id.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub served: bool,
+    /// It forms a cluster of so many voters, which is not complete yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expect: Option<usize>,
 }
 
 /// The identity cannot be had.
@@ -44,6 +50,20 @@ impl Identity {
         let text = serde_json::to_string(self).expect("an identity has string keys only");
         let path = path(dir);
         secret::write(&path, &text).map_err(|error| IdentityError { path, problem: error.to_string() })
+    }
+
+    /// Changes what is stored.
+    pub fn update(dir: &Path, change: impl FnOnce(&mut Identity)) -> Result<(), IdentityError> {
+        let Some(mut identity) = Identity::read(dir)? else {
+            return Err(IdentityError { path: path(dir), problem: "it is gone".to_owned() });
+        };
+        change(&mut identity);
+        identity.write(dir)
+    }
+
+    /// A cluster let it in, so that it forms none.
+    pub fn has_joined(&self) -> bool {
+        !self.peers.is_empty()
     }
 
     pub fn cluster(&self) -> ClusterId {
@@ -87,10 +107,16 @@ mod tests {
     fn an_identity_is_read_as_it_was_written() {
         let dir = tempfile::tempdir().unwrap();
         assert_eq!(Identity::read(dir.path()).unwrap(), None);
-        let identity = Identity { node_id: 5, cluster: u64::MAX, peers: vec!["nonsense".to_owned()] };
+        let peers = vec!["nonsense".to_owned()];
+        let identity = Identity { node_id: 5, cluster: u64::MAX, peers, served: false, expect: Some(3) };
         identity.write(dir.path()).unwrap();
         assert_eq!(Identity::read(dir.path()).unwrap(), Some(identity.clone()));
         assert_eq!(identity.places().count(), 0);
+        Identity::update(dir.path(), |identity| identity.served = true).unwrap();
+        assert_eq!(Identity::read(dir.path()).unwrap(), Some(Identity { served: true, ..identity }));
+        // As it was written before there were marks.
+        std::fs::write(dir.path().join("identity.json"), r#"{"node_id":5,"cluster":7}"#).unwrap();
+        assert!(!Identity::read(dir.path()).unwrap().unwrap().served);
         std::fs::write(dir.path().join("identity.json"), "{").unwrap();
         assert!(Identity::read(dir.path()).is_err());
     }

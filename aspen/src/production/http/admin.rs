@@ -1,6 +1,7 @@
 //! Administration over HTTP. What only the leader can do is sent on to it.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -37,8 +38,7 @@ type Reply<T> = Result<Json<T>, Failure>;
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct InitRequest {
-    #[serde(default)]
-    members: Vec<Founder>,
+    members: Option<Vec<Founder>>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -50,17 +50,46 @@ struct Founder {
 
 pub(super) async fn init(State(app): State<Arc<App>>, body: Bytes) -> Reply<AdminReply> {
     let InitRequest { members } = body_of(&body)?;
-    let mut founders = BTreeMap::new();
-    for Founder { node_id, address } in members {
-        founders.insert(node_id, place(&address)?.address());
-    }
-    if founders.is_empty() {
-        founders.insert(app.node.id(), app.transport.place().address());
-    }
+    let me = (app.node.id(), app.transport.place());
+    let founders = match members {
+        None => BTreeMap::from([(me.0, me.1)]),
+        Some(members) => founders(members, &me, app.config.store.limits.voters_max).map_err(Failure::malformed)?,
+    };
+    let founders = founders.into_iter().map(|(id, place)| (id, place.address())).collect();
     // To its end, also when the client has hung up.
     let node = app.node.clone();
     let formed = tokio::spawn(async move { admin::initialize(&node, founders).await }).await;
     formed.map_err(|error| stopped(&error))?.map(Json).map_err(|error| not_formed(&error))
+}
+
+/// Who forms the cluster. There is no second time, so a list that cannot be meant is refused. `me` is this node.
+fn founders(members: Vec<Founder>, me: &(NodeId, Place), voters_max: usize) -> Result<BTreeMap<NodeId, Place>, String> {
+    if members.is_empty() || members.len() > voters_max {
+        let number = members.len();
+        return Err(format!(
+            "members: {number} are named, 1 to {voters_max} form a cluster; without members it is this node alone"
+        ));
+    }
+    let mut founders: BTreeMap<NodeId, Place> = BTreeMap::new();
+    for Founder { node_id, address } in members {
+        let place: Place = dialled(&address)?;
+        if node_id == 0 {
+            return Err("members: node ids begin with 1".to_owned());
+        }
+        if let Some((other, _)) = founders.iter().find(|(_, known)| known.key == place.key || known.at == place.at) {
+            return Err(format!("members: nodes {other} and {node_id} have the same key or address"));
+        }
+        if founders.insert(node_id, place).is_some() {
+            return Err(format!("members: node {node_id} is named twice"));
+        }
+    }
+    match founders.get(&me.0) {
+        Some(place) if place.key != me.1.key => {
+            Err(format!("members: node {} is this one, and its key is {}", me.0, me.1.key))
+        }
+        Some(_) => Ok(founders),
+        None => Err(format!("members: this node, {}, is not among them: ask one of the founders", me.0)),
+    }
 }
 
 pub(super) async fn add_learner(State(app): State<Arc<App>>, body: Bytes) -> Reply<AdminReply> {
@@ -76,6 +105,9 @@ pub(super) async fn promote_learner(State(app): State<Arc<App>>, body: Bytes) ->
 
 pub(super) async fn change_membership(State(app): State<Arc<App>>, body: Bytes) -> Reply<AdminReply> {
     let request: ChangeMembership = body_of(&body)?;
+    if request.voters.is_some() == request.finish {
+        return Err(Failure::malformed("either voters or finish is needed, and not both"));
+    }
     done(&app, operator(&app).change_membership(request).await)
 }
 
@@ -95,6 +127,11 @@ struct AddPeer {
     address: String,
 }
 
+/// A request that says it all by its path.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Nothing {}
+
 #[derive(Debug, Serialize)]
 pub struct Done {
     done: bool,
@@ -110,13 +147,15 @@ pub(super) async fn add_peer(State(app): State<Arc<App>>, body: Bytes) -> Reply<
 }
 
 /// Takes a snapshot in the background, unless there is nothing new in it.
-pub(super) async fn trigger_snapshot(State(app): State<Arc<App>>) -> Reply<Done> {
+pub(super) async fn trigger_snapshot(State(app): State<Arc<App>>, body: Bytes) -> Reply<Done> {
+    let Nothing {} = body_of(&body)?;
     let triggered = app.node.raft().trigger().snapshot().await;
     triggered.map(|()| Json(Done { done: true })).map_err(|fatal| stopped(&fatal))
 }
 
 /// Copies SQLite's write-ahead log into the database, as far as no reader is in the way.
-pub(super) async fn checkpoint_wal(State(app): State<Arc<App>>) -> Reply<Checkpointed> {
+pub(super) async fn checkpoint_wal(State(app): State<Arc<App>>, body: Bytes) -> Reply<Checkpointed> {
+    let Nothing {} = body_of(&body)?;
     let before_bytes = app.disk.wal_bytes().map_err(|error| stopped(&error))?;
     app.node.reader().checkpoint().await.map_err(|error| stopped(&error))?;
     let after_bytes = app.disk.wal_bytes().map_err(|error| stopped(&error))?;
@@ -202,7 +241,16 @@ fn stopped(error: &dyn std::fmt::Display) -> Failure {
 }
 
 fn place(address: &str) -> Result<Place, Failure> {
-    address.parse().map_err(|error| Failure::malformed(format!("address: {error}")))
+    dialled(address).map_err(Failure::malformed)
+}
+
+/// A place that others can dial.
+fn dialled(address: &str) -> Result<Place, String> {
+    let place: Place = address.parse().map_err(|error| format!("address: {error}"))?;
+    match place.at.parse::<SocketAddr>() {
+        Ok(at) if at.ip().is_unspecified() => Err(format!("address: nobody can dial {at}: name an address or a host")),
+        _ => Ok(place),
+    }
 }
 
 /// No body is an empty object.
@@ -219,5 +267,44 @@ impl App {
     /// Where this node is reached by others.
     pub(crate) fn address(&self) -> Address {
         self.transport.place().address()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use iroh::SecretKey;
+
+    use super::*;
+
+    fn at(key: u8, at: &str) -> Place {
+        Place::new(SecretKey::from_bytes(&[key; 32]).public(), at)
+    }
+
+    #[test]
+    fn founders_that_cannot_be_meant_are_refused() {
+        let named = |list: &[(NodeId, Place)]| {
+            let founder =
+                |(node_id, place): &(NodeId, Place)| Founder { node_id: *node_id, address: place.to_string() };
+            founders(list.iter().map(founder).collect(), &(1, at(1, "127.0.0.1:1")), 3)
+        };
+        let (one, two) = ((1, at(1, "127.0.0.1:1")), (2, at(2, "127.0.0.1:2")));
+        assert_eq!(named(&[one.clone(), two.clone()]), Ok([one.clone(), two.clone()].into()));
+        // It may be reached by another name than it thinks.
+        assert!(named(&[(1, at(1, "node-1.example:7080")), two.clone()]).is_ok());
+        let refused: [(&[(NodeId, Place)], &str); 9] = [
+            (&[], "0 are named"),
+            (&[one.clone(), two.clone(), (3, at(3, "a:3")), (4, at(4, "a:4"))], "4 are named"),
+            (&[one.clone(), (1, at(2, "127.0.0.1:2"))], "named twice"),
+            (&[one.clone(), (2, at(1, "127.0.0.1:2"))], "same key"),
+            (&[one.clone(), (2, at(2, "127.0.0.1:1"))], "same key or address"),
+            (&[one.clone(), (0, at(2, "127.0.0.1:2"))], "begin with 1"),
+            (&[one.clone(), (2, at(2, "0.0.0.0:2"))], "nobody can dial"),
+            (&[(1, at(3, "127.0.0.1:1")), two.clone()], "its key is"),
+            (std::slice::from_ref(&two), "not among them"),
+        ];
+        for (list, why) in refused {
+            let error = named(list).unwrap_err();
+            assert!(error.contains(why), "{error}");
+        }
     }
 }

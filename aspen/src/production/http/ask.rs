@@ -8,6 +8,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use axum::http::StatusCode;
 use futures_util::FutureExt;
 use openraft::async_runtime::watch::WatchReceiver;
 use tokio::runtime::Handle;
@@ -18,6 +19,7 @@ use crate::error::{ErrorCode, ErrorOutcome, Retry};
 use crate::message::{AdminRequest, Envelope, LeaderHint, Refusal, Request, Response, decode_response, encode_request};
 use crate::production::http::App;
 use crate::production::http::error::{Effect, Failure, LeaderBody};
+use crate::production::http::standing::Standing;
 use crate::transport::{Transport, TransportError};
 use crate::types::NodeId;
 
@@ -34,6 +36,9 @@ impl App {
         let deadline = Instant::now() + budget;
         if self.node.raft().is_leader() {
             return self.ask_here(request).await;
+        }
+        if self.standing() == Standing::Outside {
+            return Err(Refusal::new(ErrorCode::NotLeader, self.outside()));
         }
         let Some(mut leader) = self.await_leader(budget / 2).await else {
             return self.ask_here(request).await;
@@ -133,7 +138,7 @@ impl App {
     /// The leader as clients are told of it.
     pub(crate) fn leader_body(&self, hint: &LeaderHint) -> LeaderBody {
         let http = if hint.id == self.node.id() {
-            Some(self.http_address.to_string())
+            self.http_advertised.clone()
         } else {
             self.transport.introduction(&hint.address).and_then(|introduction| introduction.http)
         };
@@ -142,6 +147,11 @@ impl App {
 
     /// An error for the client of a refused request.
     pub(crate) fn failure(&self, refusal: Refusal, effect: Effect) -> Failure {
+        let is_early = matches!(refusal.code, ErrorCode::NotLeader | ErrorCode::Recovering);
+        if is_early && self.standing() == Standing::Outside {
+            let hint = "ask a member of the cluster";
+            return Failure::definite(StatusCode::SERVICE_UNAVAILABLE, "no-cluster", self.outside(), hint);
+        }
         let hint = refusal.leader.clone().or_else(|| self.leader()).filter(|hint| hint.id != self.node.id());
         let leader = hint.map(|hint| self.leader_body(&hint));
         Failure::refused(refusal, effect, leader)
@@ -160,6 +170,16 @@ impl App {
         match self.ask(Request::Read { query, budget_ms }, budget).await {
             Ok(Response::Answered(answer)) => Ok(answer),
             Ok(_) => Err(self.failure(mismatched(), Effect::Read)),
+            // A quorum that is asked for less than it takes to notice that it is gone may be there.
+            Err(refusal)
+                if refusal.code == ErrorCode::NoQuorum && u64::from(budget_ms) < self.config.raft.election_max_ms =>
+            {
+                let message = format!("no quorum answered within the {budget_ms} ms that the request allows");
+                Err(self.failure(
+                    Refusal { leader: refusal.leader, ..Refusal::new(ErrorCode::Timeout, message) },
+                    Effect::Read,
+                ))
+            }
             Err(refusal) => Err(self.failure(refusal, Effect::Read)),
         }
     }

@@ -1,4 +1,7 @@
 //! Who may ask what: a bearer token (RFC 6750) beyond loopback, and for administration everywhere.
+//!
+//! On loopback a browser may ask too, for whatever page it shows. A page can make it send a request to this machine, and with
+//! a name that it makes point to 127.0.0.1 (DNS rebinding) it could read the answer. Both show in the request's headers.
 
 use std::net::IpAddr;
 
@@ -42,9 +45,40 @@ impl Guard {
             // A wrong token is a mistake to report, also where none is needed.
             Some(_) => Err(unauthorized("the bearer token is not the node's")),
             None if needed => Err(unauthorized("the request needs a bearer token")),
+            None if access == Access::Data => self.is_of_this_machine(headers),
             None => Ok(()),
         }
     }
+
+    /// Refuses what a web page had a browser send. Other programs name no origin, and a host that they connect to.
+    fn is_of_this_machine(&self, headers: &HeaderMap) -> Result<(), Failure> {
+        if let Some(origin) = headers.get(header::ORIGIN) {
+            return Err(foreign(&format!("the request was sent by a web page, of {origin:?}")));
+        }
+        match headers.get(header::HOST) {
+            Some(host) if !host.to_str().is_ok_and(is_loopback) => {
+                Err(foreign(&format!("the request is for the host {host:?}, which is not this machine")))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Whether a `Host` header names this machine: `localhost` (RFC 6761, section 6.3) or a loopback address, with any port.
+fn is_loopback(host: &str) -> bool {
+    let name = match host.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        Some((address, _)) => address,
+        None => host.rsplit_once(':').map_or(host, |(name, _)| name),
+    };
+    let name = name.trim_end_matches('.').to_ascii_lowercase();
+    name == "localhost"
+        || name.ends_with(".localhost")
+        || name.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
+fn foreign(message: &str) -> Failure {
+    let hint = "ask by 127.0.0.1, [::1] or localhost, or send the bearer token";
+    Failure::definite(StatusCode::FORBIDDEN, "foreign-request", message, hint)
 }
 
 fn presented(headers: &HeaderMap) -> Option<&str> {
@@ -86,5 +120,26 @@ mod tests {
         for (guard, access, value, allowed) in cases {
             assert_eq!(guard.check(access, &headers(value)).is_ok(), allowed, "{guard:?} {access:?} {value:?}");
         }
+    }
+
+    #[test]
+    fn a_web_page_is_no_program_of_this_machine() {
+        let local = Guard::new(Token::new("right"), "127.0.0.1".parse().unwrap());
+        let with = |name: header::HeaderName, value: &str| HeaderMap::from_iter([(name, value.parse().unwrap())]);
+        let hosts =
+            ["localhost", "LOCALHOST:8080", "a.localhost.:1", "127.0.0.1:8080", "127.8.9.1", "[::1]:8080", "[::1]"];
+        for host in hosts {
+            local.check(Access::Data, &with(header::HOST, host)).unwrap();
+        }
+        for host in ["attacker.example:8080", "10.0.0.1:8080", "", "localhost.example", "127.0.0.1.example", "[::2]:1"]
+        {
+            let refused = local.check(Access::Data, &with(header::HOST, host)).unwrap_err();
+            assert_eq!((refused.status.as_u16(), refused.body.code.as_str()), (403, "foreign-request"), "{host}");
+            local.check(Access::Open, &with(header::HOST, host)).unwrap();
+        }
+        let mut of_page = with(header::ORIGIN, "http://localhost:3000");
+        assert_eq!(local.check(Access::Data, &of_page).unwrap_err().status, StatusCode::FORBIDDEN);
+        of_page.insert(header::AUTHORIZATION, "Bearer right".parse().unwrap());
+        local.check(Access::Data, &of_page).unwrap();
     }
 }

@@ -1,11 +1,11 @@
 //! Errors as JSON: `{code, message, hint, leader?, outcome}`, with a status that says the same as the outcome.
 
 use axum::Json;
-use axum::http::StatusCode;
+use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 
-use crate::error::{ClientError, ErrorOutcome};
+use crate::error::{ClientError, ErrorCode, ErrorOutcome};
 use crate::message::Refusal;
 use crate::types::NodeId;
 
@@ -69,6 +69,8 @@ impl Failure {
         let outcome = if effect == Effect::Read { ErrorOutcome::Definite } else { error.outcome };
         let status = match (outcome, refusal.code.row().http_status) {
             (ErrorOutcome::Definite, 504) => 503,
+            // What is too large about a read is what it asks for.
+            _ if effect == Effect::Read && refusal.code == ErrorCode::LimitExceeded => 400,
             (_, status) => status,
         };
         let hint = if outcome == error.outcome { error.hint } else { "try again".to_owned() };
@@ -88,6 +90,9 @@ impl Failure {
 impl IntoResponse for Failure {
     fn into_response(self) -> Response {
         let mut response = (self.status, Json(&self.body)).into_response();
+        if self.status == StatusCode::UNAUTHORIZED {
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
         // For the metrics, which count errors by their code.
         response.extensions_mut().insert(FailedWith(self.body.code));
         response

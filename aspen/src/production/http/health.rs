@@ -16,7 +16,7 @@ use crate::production::disk::{CRITICAL_PERCENT, WAL_CRITICAL_BYTES, WAL_WARN_BYT
 use crate::production::env::RealEnv;
 use crate::production::http::App;
 use crate::production::http::error::Failure;
-use crate::types::NodeId;
+use crate::production::http::standing::Standing;
 
 /// Raft answers within this time.
 const RAFT_PATIENCE: Duration = Duration::from_millis(25);
@@ -60,12 +60,17 @@ pub(super) async fn readyz(State(app): State<Arc<App>>) -> Result<&'static str, 
             "send traffic elsewhere until it is ready",
         )
     };
+    match app.standing() {
+        Standing::Outside => return Err(not(app.outside().to_owned())),
+        Standing::Removed => return Err(not("the node was removed from the cluster".to_owned())),
+        Standing::Member => {}
+    }
     match app.node.phase() {
         Phase::Serving => {}
         Phase::Recovering => return Err(not("the node is recovering what it knew before it was started".to_owned())),
         Phase::Stopping => return Err(not("the node is stopping".to_owned())),
     }
-    if let Err(problem) = heard_leader(&app) {
+    if let Err(problem) = app.heard_leader() {
         return Err(not(problem));
     }
     let metrics = app.node.raft().metrics().borrow_watched().clone();
@@ -93,7 +98,7 @@ async fn report(app: &App) -> HealthReport {
         Ok(Err(fatal)) => (Level::Critical, fatal.to_string()),
         Err(_) => (Level::Critical, format!("no answer within {RAFT_PATIENCE:?}")),
     };
-    let leader = match heard_leader(app) {
+    let leader = match app.heard_leader() {
         Ok(leader) => (Level::Ok, format!("node {leader} leads")),
         Err(problem) => (Level::Critical, problem),
     };
@@ -116,19 +121,6 @@ async fn report(app: &App) -> HealthReport {
             .collect();
     let level = components.iter().map(|component| component.level).max().unwrap_or(Level::Ok);
     HealthReport { level, components }
-}
-
-/// The leader, if this node heard of it lately: with pre-vote a node does not forget a leader that is gone before there
-/// is another one.
-fn heard_leader(app: &App) -> Result<NodeId, String> {
-    let leader = app.leader().ok_or("no leader is known")?;
-    let silence_max = Duration::from_millis(2 * app.config.raft.election_max_ms);
-    match app.node.silence() {
-        Some(silence) if silence <= silence_max => Ok(leader.id),
-        Some(silence) if leader.id == app.node.id() => Err(format!("no quorum was heard for {silence:?}")),
-        Some(silence) => Err(format!("the leader was not heard for {silence:?}")),
-        None => Err("the leader was not heard yet".to_owned()),
-    }
 }
 
 async fn probe(app: &App) -> (Level, String) {

@@ -2,8 +2,9 @@
 //!
 //! - [`text`], [`schema`]: what goes over the wire; [`error`]: how failures look
 //! - [`kv`]: reads and writes; [`ask`]: sent on to the leader where need be
-//! - [`health`], [`status`], [`metrics`]: what the node says of itself
+//! - [`health`], [`standing`], [`status`], [`metrics`]: what the node says of itself
 //! - [`admin`]: changes of the cluster; [`auth`]: who may ask what
+//! - [`serve`]: connections, how many and for how long
 
 pub mod admin;
 mod ask;
@@ -13,22 +14,25 @@ pub mod health;
 mod kv;
 pub mod metrics;
 pub mod schema;
+mod serve;
+pub(crate) mod standing;
 pub mod status;
 pub mod text;
 
-use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use axum::Router;
-use axum::extract::{DefaultBodyLimit, Request, State};
-use axum::http::{Method, StatusCode, header};
+use axum::body::{Body, Bytes};
+use axum::extract::{DefaultBodyLimit, FromRequest, Request, State};
+use axum::http::{HeaderMap, Method, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use tokio::net::TcpListener;
 
+pub use self::serve::serve;
 use crate::message::ClusterId;
 use crate::node::{Node, NodeConfig};
 use crate::production::disk::Disk;
@@ -42,6 +46,8 @@ use crate::production::transport::IrohTransport;
 
 /// A body may be so long: the longest command, whose bytes Base64 makes a third longer, and what is around them.
 pub const BODY_BYTES_MAX: usize = 6 << 20;
+/// and takes so long to arrive at most.
+pub const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What the handlers share.
 pub struct App {
@@ -50,6 +56,8 @@ pub struct App {
     pub config: NodeConfig,
     pub cluster: ClusterId,
     pub http_address: SocketAddr,
+    /// Where clients reach it, `HOST:PORT`.
+    pub http_advertised: Option<String>,
     pub guard: Guard,
     pub gate: Arc<ClusterGate>,
     /// Without it no tickets are issued here.
@@ -58,19 +66,11 @@ pub struct App {
     pub metrics: HttpMetrics,
     /// Held while a node is let in.
     pub joins: tokio::sync::Mutex<()>,
+    /// A cluster let this node in; otherwise it is a founder.
+    pub has_joined: bool,
+    /// A member said that this node was removed, or refused its connection as a stranger's.
+    pub is_disowned: AtomicBool,
     pub started: Instant,
-}
-
-/// Serves until `stop` resolves, then lets requests in progress end.
-pub async fn serve(
-    app: Arc<App>,
-    listener: TcpListener,
-    stop: impl Future<Output = ()> + Send + 'static,
-) -> std::io::Result<()> {
-    use axum::serve::ListenerExt;
-    // A small reply must not wait for the acknowledgement of the one before.
-    let listener = listener.tap_io(|stream| drop(stream.set_nodelay(true)));
-    axum::serve(listener, router(app)).with_graceful_shutdown(stop).await
 }
 
 fn router(app: Arc<App>) -> Router {
@@ -102,13 +102,15 @@ fn router(app: Arc<App>) -> Router {
         .with_state(app)
 }
 
-/// Around every request: may it be asked, and how long did it take.
+/// Around every request: may it be asked, is all of it there, and how long did it take.
 async fn around(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
     let begun = Instant::now();
     let path = endpoint(request.uri().path());
-    let allowed = app.guard.check(access(path), request.headers()).and_then(|()| is_json(&request));
-    let response = match allowed {
-        Ok(()) => uniform(next.run(request).await),
+    let response = match app.guard.check(access(path), request.headers()) {
+        Ok(()) => match whole(request, BODY_TIMEOUT).await {
+            Ok(request) => next.run(request).await,
+            Err(refused) => refused,
+        },
         Err(failure) => failure.into_response(),
     };
     let failed_with = response.extensions().get::<FailedWith>().map(|FailedWith(code)| code.clone());
@@ -116,13 +118,40 @@ async fn around(State(app): State<Arc<App>>, request: Request, next: Next) -> Re
     response
 }
 
-/// Requests that a browser sends without asking first (CORS, "simple requests") are no JSON: a web page must not be able
-/// to write to a node on the reader's own machine.
-fn is_json(request: &Request) -> Result<(), Failure> {
+/// The request with its body in memory, if that is what it should be.
+async fn whole(request: Request, patience: Duration) -> Result<Request, Response> {
     if request.method() != Method::POST {
-        return Ok(());
+        return Ok(request);
     }
-    let kind = request.headers().get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+    let (parts, body) = request.into_parts();
+    let mut carrier = Request::new(body);
+    DefaultBodyLimit::max(BODY_BYTES_MAX).apply(&mut carrier);
+    // After a body that was not read to its end nothing more can be asked on the connection.
+    let unread = |failure: Failure| ([(header::CONNECTION, "close")], failure).into_response();
+    let bytes = match tokio::time::timeout(patience, Bytes::from_request(carrier, &())).await {
+        Ok(Ok(bytes)) => bytes,
+        Ok(Err(rejection)) if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE => {
+            let message = format!("the body has more than {BODY_BYTES_MAX} bytes");
+            let hint = "docs/limits.md has the bounds";
+            return Err(unread(Failure::definite(rejection.status(), "limit-exceeded", message, hint)));
+        }
+        Ok(Err(rejection)) => return Err(unread(Failure::malformed(rejection.body_text()))),
+        Err(_) => {
+            let message = format!("the body did not arrive within {patience:?}");
+            let hint = "send it faster, or in parts";
+            return Err(unread(Failure::definite(StatusCode::REQUEST_TIMEOUT, "too-slow", message, hint)));
+        }
+    };
+    if !bytes.is_empty() {
+        is_json(&parts.headers).map_err(IntoResponse::into_response)?;
+    }
+    Ok(Request::from_parts(parts, Body::from(bytes)))
+}
+
+/// Bodies that a browser sends without asking first (CORS, "simple requests") are no JSON: a web page must not be able to
+/// write to a node on the reader's own machine.
+fn is_json(headers: &HeaderMap) -> Result<(), Failure> {
+    let kind = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
     let kind = kind.split(';').next().unwrap_or_default().trim();
     if kind.eq_ignore_ascii_case("application/json") {
         return Ok(());
@@ -169,20 +198,6 @@ fn access(path: &str) -> Access {
     }
 }
 
-/// Refusals of axum itself, as ours look.
-fn uniform(response: Response) -> Response {
-    match response.status() {
-        StatusCode::PAYLOAD_TOO_LARGE if response.extensions().get::<FailedWith>().is_none() => {
-            let message = format!("the body has more than {BODY_BYTES_MAX} bytes");
-            let hint = "docs/limits.md has the bounds";
-            let refused = Failure::definite(StatusCode::PAYLOAD_TOO_LARGE, "limit-exceeded", message, hint);
-            // The rest of the body was not read, so nothing more can be asked on this connection.
-            ([(header::CONNECTION, "close")], refused).into_response()
-        }
-        _ => response,
-    }
-}
-
 async fn unknown_path() -> Failure {
     let (message, hint) = ("there is nothing at this path", "docs/http.md lists the paths");
     Failure::definite(StatusCode::NOT_FOUND, "unknown-path", message, hint)
@@ -195,3 +210,26 @@ async fn unknown_method() -> Failure {
 
 /// Connections that are still open so long after the end was announced are cut.
 pub const GRACE: Duration = Duration::from_secs(3);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_body_is_whole_or_refused() {
+        let request = |kind: &str, body: Body| {
+            let request = Request::builder().method(Method::POST).header(header::CONTENT_TYPE, kind);
+            request.body(body).unwrap()
+        };
+        let patience = Duration::from_millis(50);
+        let status =
+            async |request: Request| whole(request, patience).await.err().map(|refused| refused.status().as_u16());
+        assert_eq!(status(request("application/json; charset=utf-8", Body::from("{}"))).await, None);
+        assert_eq!(status(request("text/plain", Body::from("{}"))).await, Some(415));
+        assert_eq!(status(request("text/plain", Body::empty())).await, None, "nothing is of any type");
+        let endless = futures_util::stream::pending::<Result<Bytes, std::io::Error>>();
+        assert_eq!(status(request("application/json", Body::from_stream(endless))).await, Some(408));
+        let long = Body::from(vec![b' '; BODY_BYTES_MAX + 1]);
+        assert_eq!(status(request("application/json", long)).await, Some(413));
+    }
+}

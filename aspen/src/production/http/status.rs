@@ -41,7 +41,8 @@ pub struct NodeInfo {
     pub version: String,
     /// How other nodes dial it: `KEY@HOST:PORT`.
     pub address: String,
-    pub http: String,
+    /// Where clients reach its HTTP interface, if it knows.
+    pub http: Option<String>,
     /// `recovering`, `serving` or `stopping`.
     pub phase: String,
     pub role: String,
@@ -85,7 +86,7 @@ pub(super) fn info(app: &App) -> NodeInfo {
         cluster: app.cluster.to_string(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         address: app.transport.place().to_string(),
-        http: app.http_address.to_string(),
+        http: app.http_advertised.clone(),
         phase: phase.to_owned(),
         role: format!("{:?}", metrics.state).to_lowercase(),
         data_dir: app.config.data_dir.display().to_string(),

@@ -54,12 +54,14 @@ pub enum Rejection {
     Stranger,
     #[error("the ticket has expired")]
     TicketExpired,
-    #[error("the ticket is not one of this cluster, or this node cannot tell")]
+    #[error("the ticket is not one of this cluster, or was changed")]
     TicketInvalid,
     #[error("as many connections are open as the node admits")]
     Full,
     #[error("the handshake is malformed")]
     Malformed,
+    #[error("this node holds no secret, so it cannot tell whether the ticket is valid: ask another one")]
+    TicketUnproved,
 }
 
 /// Writes either message.

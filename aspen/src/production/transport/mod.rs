@@ -35,6 +35,7 @@ use std::time::Duration;
 use iroh::endpoint::{AckFrequencyConfig, IdleTimeout, QuicTransportConfig, VarInt, presets};
 use iroh::{Endpoint, PublicKey, RelayMode, SecretKey};
 use tokio::runtime::{Handle, RuntimeFlavor};
+use tokio::task::JoinHandle;
 
 use crate::message::ClusterId;
 use crate::production::secret::ClusterSecret;
@@ -43,7 +44,7 @@ pub use crate::production::transport::counters::TransportStats;
 use crate::production::transport::dial::DialError;
 use crate::production::transport::frame::Kind;
 use crate::production::transport::gate::{Gate, Role};
-use crate::production::transport::hello::Introduction;
+use crate::production::transport::hello::{Introduction, Rejection};
 use crate::production::transport::link::{CODE_DONE, CODE_REFUSED, Link, LinkError};
 use crate::production::transport::place::Parsed;
 pub(crate) use crate::production::transport::place::check_at;
@@ -135,6 +136,8 @@ pub(crate) struct Shared {
     message_bytes_max: usize,
     connections_max: usize,
     closed: AtomicBool,
+    /// Ends when the endpoint is closed.
+    closing: Mutex<Option<JoinHandle<()>>>,
 }
 
 /// Answers requests that are not the node's: a joiner that asks to be added, administration that was forwarded.
@@ -193,6 +196,7 @@ impl IrohTransport {
             message_bytes_max: config.message_bytes_max,
             connections_max: config.connections_max,
             closed: AtomicBool::new(false),
+            closing: Mutex::default(),
         });
         net.spawn(accept::run(shared.clone()));
         Ok(IrohTransport { shared, _thread: thread })
@@ -264,14 +268,21 @@ impl IrohTransport {
         self.ask(Kind::Side, to, request, timeout).await
     }
 
+    /// Why a peer refused the last connection that was tried from here, if it did.
+    pub fn rejection(&self, key: &PublicKey) -> Option<Rejection> {
+        self.shared.pool.rejection(key)
+    }
+
     pub fn stats(&self) -> TransportStats {
         self.shared.counters.read(self.shared.pool.open_links())
     }
 
     /// Resolves once everything was said that could be said; at most so long after [`Transport::close`].
     pub async fn closed(&self, timeout: Duration) {
-        let endpoint = self.shared.endpoint.clone();
-        let _ = tokio::time::timeout(timeout, self.shared.net.spawn(async move { endpoint.close().await })).await;
+        let closing = self.shared.closing.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(closing) = closing {
+            let _ = tokio::time::timeout(timeout, closing).await;
+        }
     }
 
     async fn ask(
@@ -341,12 +352,16 @@ impl Transport for IrohTransport {
 
     fn close(&self) {
         let shared = self.shared.clone();
-        shared.closed.store(true, Ordering::SeqCst);
+        if shared.closed.swap(true, Ordering::SeqCst) {
+            return;
+        }
         *shared.node_handler.write().unwrap_or_else(PoisonError::into_inner) = None;
         *shared.client_handler.write().unwrap_or_else(PoisonError::into_inner) = None;
         *shared.side_handler.write().unwrap_or_else(PoisonError::into_inner) = None;
         shared.pool.close_where(|_| true, CODE_DONE, "closed");
-        self.shared.net.spawn(async move { shared.endpoint.close().await });
+        let endpoint = shared.endpoint.clone();
+        let closing = self.shared.net.spawn(async move { endpoint.close().await });
+        *shared.closing.lock().unwrap_or_else(PoisonError::into_inner) = Some(closing);
     }
 }
 

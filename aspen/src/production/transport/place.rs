@@ -87,7 +87,11 @@ impl FromStr for Place {
         if key.len() != 64 {
             return Err(fail("the key is not 64 hexadecimal digits"));
         }
-        let key = key.parse().map_err(|_| fail("the key is not a public key"))?;
+        let key: PublicKey = key.parse().map_err(|_| fail("the key is not a public key"))?;
+        // One of few points that everybody can sign for.
+        if key.as_verifying_key().is_weak() {
+            return Err(fail("the key is not a public key of any node"));
+        }
         check_at(at).map_err(fail)?;
         Ok(Place { key, at: at.to_owned() })
     }
@@ -118,7 +122,10 @@ mod tests {
     #[test]
     fn what_is_no_place_is_refused() {
         let key = SecretKey::from_bytes(&[7; 32]).public();
-        for text in ["", "@", "127.0.0.1:1", &format!("{key}@127.0.0.1"), &format!("{key}@:1"), &format!("{key}@a:0")] {
+        let weak = format!("{}@127.0.0.1:1", "0".repeat(64));
+        for text in
+            ["", "@", "127.0.0.1:1", &format!("{key}@127.0.0.1"), &format!("{key}@:1"), &format!("{key}@a:0"), &weak]
+        {
             assert!(text.parse::<Place>().is_err(), "{text}");
         }
     }

@@ -12,7 +12,7 @@ use iroh::PublicKey;
 use tokio::sync::watch;
 
 use crate::production::transport::dial::DialError;
-use crate::production::transport::hello::Introduction;
+use crate::production::transport::hello::{Introduction, Rejection};
 use crate::production::transport::link::{CODE_SUPERSEDED, Link};
 
 /// More connections of one peer are closed, the oldest first.
@@ -118,6 +118,14 @@ impl Pool {
     /// What the peer last said of itself.
     pub(super) fn introduction(&self, key: &PublicKey) -> Option<Introduction> {
         self.lock().get(key)?.introduction.clone()
+    }
+
+    /// Why it refused the last connection that was tried from here.
+    pub(super) fn rejection(&self, key: &PublicKey) -> Option<Rejection> {
+        match self.lock().get(key)?.failed.as_ref()? {
+            (_, DialError::Refused(rejection)) => Some(*rejection),
+            (_, DialError::Unreachable(_)) => None,
+        }
     }
 
     pub(super) fn is_connected(&self, key: &PublicKey) -> bool {
