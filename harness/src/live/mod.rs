@@ -82,7 +82,7 @@ const PLANNED_MS: u64 = 20_000;
 /// The binary runs, and has the planted bugs if one is asked for.
 fn check_binary(binary: &Path, bug: Option<&str>) -> Result<(), UsageError> {
     let mut command = std::process::Command::new(binary);
-    command.arg("config");
+    command.args(["config", "--dev"]);
     if let Some(bug) = bug {
         command.env(PLANTED_VARIABLE, bug);
     }
