@@ -2,10 +2,9 @@
 
 use std::fmt;
 
-use data_encoding::BASE64;
-use serde::de::{self, MapAccess, Visitor};
-use serde::ser::SerializeMap;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::bytes;
 
 /// A key or a value.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -29,49 +28,13 @@ impl fmt::Display for Text {
 
 impl Serialize for Text {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match std::str::from_utf8(&self.0) {
-            Ok(text) => serializer.serialize_str(text),
-            Err(_) => {
-                let mut map = serializer.serialize_map(Some(1))?;
-                map.serialize_entry("base64", &BASE64.encode(&self.0))?;
-                map.end()
-            }
-        }
+        bytes::serialize(&self.0, serializer)
     }
 }
 
 impl<'de> Deserialize<'de> for Text {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(TextVisitor)
-    }
-}
-
-struct TextVisitor;
-
-impl<'de> Visitor<'de> for TextVisitor {
-    type Value = Text;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a string, or {\"base64\": \"...\"}")
-    }
-
-    fn visit_str<E: de::Error>(self, text: &str) -> Result<Text, E> {
-        Ok(Text(text.as_bytes().to_vec()))
-    }
-
-    fn visit_string<E: de::Error>(self, text: String) -> Result<Text, E> {
-        Ok(Text(text.into_bytes()))
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Text, A::Error> {
-        let (Some((name, encoded)), None) = (map.next_entry::<String, String>()?, map.next_key::<String>()?) else {
-            return Err(de::Error::custom("an object for a key or a value has one field, base64"));
-        };
-        if name != "base64" {
-            return Err(de::Error::unknown_field(&name, &["base64"]));
-        }
-        let bytes = BASE64.decode(encoded.as_bytes());
-        bytes.map(Text).map_err(|error| de::Error::custom(format!("base64: {error}")))
+        bytes::deserialize(deserializer).map(Text)
     }
 }
 
