@@ -51,8 +51,8 @@ struct View {
     /// The longest log and the fullest disk that were looked at.
     log_entries_max: u64,
     disk_bytes_max: u64,
-    /// Servers whose node has served: from then on an empty data directory is a loss.
-    served: BTreeSet<u32>,
+    /// Servers whose node has started: it may vote from then on, so an empty data directory is a loss.
+    started: BTreeSet<u32>,
 }
 
 #[derive(Clone)]
@@ -188,7 +188,7 @@ impl System for AspenCluster {
     }
 
     fn wiped(&self, server: u32, host: HostId, boot: u32) {
-        VIEW.with_borrow_mut(|view| view.served.remove(&server));
+        VIEW.with_borrow_mut(|view| view.started.remove(&server));
         if let Some(node) = machines::lose(server) {
             run::emit_about(host, boot, Event::Spent { node });
         }
@@ -306,11 +306,12 @@ async fn serve(mut server: Server<Event>, sample_images: bool) -> Exit {
     let mut config = config::node_config(&server, node);
     let compacted_at = config.raft.snapshot_entries + config.raft.log_keep_entries;
     VIEW.with_borrow_mut(|view| view.compacted_at = compacted_at);
-    config.store.must_exist = VIEW.with_borrow(|view| view.served.contains(&server.index));
+    config.store.must_exist = VIEW.with_borrow(|view| view.started.contains(&server.index));
     let started = match Node::start(env, config).await {
         Ok(started) => started,
         Err(error) => return failed(error.to_string()),
     };
+    VIEW.with_borrow_mut(|view| view.started.insert(index));
     let view = watch(&server, node, started.raft().metrics(), sample_images);
     world::spawn("metrics", view);
     let stopping = started.clone();
@@ -341,7 +342,6 @@ async fn serve(mut server: Server<Event>, sample_images: bool) -> Exit {
                 return;
             }
         }
-        VIEW.with_borrow_mut(|view| view.served.insert(server.index));
         server.emit(Event::Serving { node });
         server.serving();
     });

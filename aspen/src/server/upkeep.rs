@@ -59,7 +59,10 @@ impl<E: Env> Server<E> {
         assert_sometimes!(upto < snapshot.index, "an operator's purge left what a follower lacks", owed_by = "mixed");
         raft.trigger().purge_log(upto).await.map_err(|fatal| stopped(&fatal))?;
         self.watched(|metrics| metrics.purged.as_ref().map_or(0, |id| id.index) >= upto).await?;
-        match raft.metrics().borrow_watched().purged {
+        let purged = raft.metrics().borrow_watched().purged;
+        // openraft does not wait for the log, which makes a purge durable in its own time.
+        self.shared.log.durable().await.map_err(|error| stopped(&error))?;
+        match purged {
             Some(purged) => Ok(Upkept::Purged(point(&purged))),
             None => Err(nothing("followers lack what the newest snapshot covers, and the log is short")),
         }

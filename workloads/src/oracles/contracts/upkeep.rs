@@ -1,5 +1,5 @@
-//! What a node promised an operator holds, whatever happens to it then: a snapshot that was taken and a state that was
-//! checkpointed are on its disk from that moment on (the contract of `Upkept`).
+//! What a node promised an operator holds, whatever happens to it then: a snapshot that was taken, a state that was
+//! checkpointed and a purge of its log are on its disk from that moment on (the contract of `Upkept`).
 //!
 //! Judged on durable images, which a reader of our own decodes. A disk that was lost or damaged on purpose promises
 //! nothing.
@@ -16,10 +16,12 @@ use crate::event::Event;
 
 #[derive(Debug, Default)]
 pub struct Upkeep {
-    /// Log indices up to which a node's durable snapshot and state reach at least.
-    promised: BTreeMap<NodeId, (u64, u64)>,
+    /// Log indices up to which a node's durable [`PARTS`] reach at least.
+    promised: BTreeMap<NodeId, [u64; 3]>,
     told: u64,
 }
+
+const PARTS: [&str; 3] = ["snapshot", "state", "purge of the log"];
 
 impl Oracle<Event> for Upkeep {
     fn property(&self) -> &'static str {
@@ -36,10 +38,11 @@ impl Oracle<Event> for Upkeep {
                 self.told += 1;
                 let promised = self.promised.entry(*node).or_default();
                 match upkept {
-                    Upkept::Snapshot(point) => promised.0 = promised.0.max(point.index),
+                    Upkept::Snapshot(point) => promised[0] = promised[0].max(point.index),
                     Upkept::Checkpointed { applied: Some(point), whole: true } => {
-                        promised.1 = promised.1.max(point.index)
+                        promised[1] = promised[1].max(point.index)
                     }
+                    Upkept::Purged(point) => promised[2] = promised[2].max(point.index),
                     _ => {}
                 }
             }
@@ -47,11 +50,12 @@ impl Oracle<Event> for Upkeep {
                 self.promised.remove(node);
             }
             Event::Image { node, image, .. } => {
-                let Some((snapshot, applied)) = self.promised.get(node).copied() else { return };
-                let found = (image.snapshot.map_or(0, |id| id.index), image.applied.map_or(0, |id| id.index));
-                judge.evaluated(snapshot > 0 || applied > 0);
-                for (what, promised, found) in [("snapshot", snapshot, found.0), ("state", applied, found.1)] {
-                    if found < promised {
+                let Some(promised) = self.promised.get(node) else { return };
+                judge.evaluated(*promised != [0; 3]);
+                let found = [image.snapshot, image.applied, image.purged];
+                for ((what, promised), found) in PARTS.iter().zip(promised).zip(found) {
+                    let found = found.map_or(0, |id| id.index);
+                    if found < *promised {
                         let message = format!(
                             "an operator was told that the {what} up to {promised} is durable, but on the disk it reaches \
                              {found}"
@@ -66,7 +70,7 @@ impl Oracle<Event> for Upkeep {
 
     fn finish(&mut self, _at_ns: Nanos, judge: &mut Judge<'_>) {
         // Where every answer was lost or promised nothing durable there was nothing to break.
-        if self.promised.values().all(|promised| *promised == (0, 0)) {
+        if self.promised.values().all(|promised| *promised == [0; 3]) {
             judge.evaluated(true);
         }
     }
@@ -89,7 +93,9 @@ mod tests {
         told(&mut run, Upkept::Snapshot(LogPoint { term: 1, index: 7 }));
         told(&mut run, Upkept::Checkpointed { applied: Some(LogPoint { term: 1, index: 9 }), whole: true });
         told(&mut run, Upkept::Checkpointed { applied: Some(LogPoint { term: 1, index: 20 }), whole: false });
-        let image = DurableImage { snapshot: Some(id(7, 1)), applied: Some(id(9, 1)), ..image(&[]) };
+        told(&mut run, Upkept::Purged(LogPoint { term: 1, index: 5 }));
+        let purged = Some(id(5, 1));
+        let image = DurableImage { snapshot: Some(id(7, 1)), applied: Some(id(9, 1)), purged, ..image(&[]) };
         run.image(1, image, ImageReason::PowerLoss);
         run.accepts(Upkeep::default());
     }
@@ -104,5 +110,9 @@ mod tests {
         told(&mut run, Upkept::Checkpointed { applied: Some(LogPoint { term: 1, index: 9 }), whole: true });
         run.image(1, DurableImage { applied: Some(id(8, 1)), ..image(&[]) }, ImageReason::End);
         run.rejects(Upkeep::default(), "the state up to 9 is durable");
+        let mut run = Run::new();
+        told(&mut run, Upkept::Purged(LogPoint { term: 1, index: 5 }));
+        run.image(1, DurableImage { purged: Some(id(4, 1)), ..image(&[]) }, ImageReason::PowerLoss);
+        run.rejects(Upkeep::default(), "the purge of the log up to 5 is durable, but on the disk it reaches 4");
     }
 }
