@@ -10,10 +10,11 @@
 //! Pure: no clock, no chance, no host. Times are virtual nanoseconds.
 
 use std::collections::VecDeque;
+use std::ops::Deref;
 use std::sync::Arc;
 
 use super::defects::{Defects, touched};
-use super::image::{Image, SECTOR_BYTES};
+use super::image::{Image, PAGE_BYTES, Page, SECTOR_BYTES};
 
 pub type Nanos = u64;
 
@@ -34,11 +35,47 @@ impl Interval {
     }
 }
 
+/// What was written. Most writes of a storage engine are one page, which the images that hold it share.
+#[derive(Clone, Debug)]
+pub enum Bytes {
+    /// At the offset of a page.
+    Page(Arc<Page>),
+    Other(Arc<[u8]>),
+}
+
+impl Bytes {
+    fn at(offset: u64, bytes: &[u8]) -> Bytes {
+        match bytes.try_into() {
+            Ok(page) if offset.is_multiple_of(PAGE_BYTES) => Bytes::Page(Arc::new(page)),
+            _ => Bytes::Other(bytes.into()),
+        }
+    }
+}
+
+impl Deref for Bytes {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Bytes::Page(page) => &page[..],
+            Bytes::Other(bytes) => bytes,
+        }
+    }
+}
+
+impl PartialEq for Bytes {
+    fn eq(&self, other: &Bytes) -> bool {
+        **self == **other
+    }
+}
+
+impl Eq for Bytes {}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
     Write {
         offset: u64,
-        bytes: Arc<[u8]>,
+        bytes: Bytes,
     },
     SetLen(u64),
     /// A barrier.
@@ -110,10 +147,11 @@ impl File {
     }
 
     pub fn write(&mut self, when: Interval, offset: u64, bytes: &[u8]) {
-        self.current.write(offset, bytes);
+        let change = Change::Write { offset, bytes: Bytes::at(offset, bytes) };
+        change.apply(&mut self.current);
         self.defects.written(offset, bytes.len() as u64);
         self.logged_bytes += bytes.len();
-        self.push(when, Change::Write { offset, bytes: Arc::from(bytes) });
+        self.push(when, change);
     }
 
     pub fn set_len(&mut self, when: Interval, len: u64) {
@@ -305,6 +343,7 @@ impl Change {
 
     pub(super) fn apply(&self, image: &mut Image) {
         match self {
+            Change::Write { offset, bytes: Bytes::Page(page) } => image.put_page(*offset, page.clone()),
             Change::Write { offset, bytes } => image.write(*offset, bytes),
             Change::SetLen(len) => image.set_len(*len),
             Change::Sync | Change::SyncFailed | Change::SyncFailedReadable => {}

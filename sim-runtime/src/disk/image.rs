@@ -14,7 +14,7 @@ pub const SECTOR_BYTES: u64 = 512;
 pub const FILE_BYTES_MAX: u64 = 64 << 30;
 
 const PAGE: usize = 4096;
-type Page = [u8; PAGE];
+pub(super) type Page = [u8; PAGE];
 
 /// The contents of a file, copy on write.
 #[derive(Clone, Default)]
@@ -98,6 +98,18 @@ impl Image {
             done += n;
         }
         self.len = self.len.max(end);
+    }
+
+    /// As [`Image::write`] of a whole page, which is shared instead of copied. `offset` is that of a page.
+    pub(super) fn put_page(&mut self, offset: u64, bytes: Arc<Page>) {
+        assert!(offset < FILE_BYTES_MAX, "write past the size limit of a simulated file");
+        let (page, within) = locate(offset);
+        debug_assert_eq!(within, 0, "a page begins where pages begin");
+        if self.pages.len() <= page {
+            self.pages.resize(page + 1, None);
+        }
+        self.pages[page] = Some(bytes);
+        self.len = self.len.max(offset + PAGE_BYTES);
     }
 
     /// Cuts the file or grows it with zeros. Panics past [`FILE_BYTES_MAX`].

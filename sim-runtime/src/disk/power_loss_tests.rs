@@ -27,7 +27,7 @@ fn file(changes: &[Change]) -> File {
 
 fn write(sector: u64, letters: &str) -> Change {
     let bytes: Vec<u8> = letters.bytes().flat_map(|letter| [letter; SECTOR]).collect();
-    Change::Write { offset: sector * SECTOR_BYTES, bytes: bytes.into() }
+    Change::Write { offset: sector * SECTOR_BYTES, bytes: Bytes::Other(bytes.into()) }
 }
 
 fn pending(file: &mut File, at: Nanos) -> Pending {
@@ -99,7 +99,7 @@ fn what_a_shrink_cut_off_does_not_return_with_later_growth() {
 #[test]
 fn a_partial_sector_survives_with_what_the_cache_held_around_it() {
     // A frame header, then its page in the same sector: the sector is written with both or with the header alone.
-    let half = |offset, letter| Change::Write { offset, bytes: vec![letter; SECTOR / 2].into() };
+    let half = |offset, letter| Change::Write { offset, bytes: Bytes::Other(vec![letter; SECTOR / 2].into()) };
     let mut file = file(&[write(0, "a"), Change::Sync, half(0, b'h'), half(SECTOR_BYTES / 2, b'p')]);
     let pending = pending(&mut file, 100);
     let images = Choice::enumerate(&pending, 10)
@@ -152,7 +152,7 @@ fn drawn_choices_are_legal_and_every_shape_is_common() {
     // Growing writes, overwrites and shared sectors, as a write-ahead log has them.
     let mut log = vec![write(0, "abcdefgh"), Change::Sync];
     for n in 0..6 {
-        log.push(Change::Write { offset: 4096 + n * 1100, bytes: vec![b'f'; 1100].into() });
+        log.push(Change::Write { offset: 4096 + n * 1100, bytes: Bytes::Other(vec![b'f'; 1100].into()) });
         log.push(write(n, "xy"));
     }
     let mut file = file(&log);

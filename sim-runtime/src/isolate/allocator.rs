@@ -1,7 +1,8 @@
 //! glibc's allocator, for a process that ends soon: it keeps what it was given.
 //!
-//! The simulating thread has an arena of its own, whose contents and layout are the run's alone. By default that arena
-//! gives memory back and takes it again by system calls, thousands of times in a run, and looks at files of the kernel.
+//! By default the simulating thread gets an arena of its own, which takes memory from the kernel a few pages at a time
+//! whatever it is told, gives it back and takes it again, by thousands of system calls in a run, and looks at files of the
+//! kernel. The arena of the process grows by large steps.
 
 use libc::c_int;
 
@@ -14,8 +15,12 @@ const MAP_BYTES: c_int = 32 << 20;
 
 /// Changes the settings of this process, for good.
 pub(super) fn tune() {
-    let settings =
-        [(libc::M_TRIM_THRESHOLD, TRIM_BYTES), (libc::M_TOP_PAD, GROW_BYTES), (libc::M_MMAP_THRESHOLD, MAP_BYTES)];
+    let settings = [
+        (libc::M_ARENA_MAX, 1),
+        (libc::M_TRIM_THRESHOLD, TRIM_BYTES),
+        (libc::M_TOP_PAD, GROW_BYTES),
+        (libc::M_MMAP_THRESHOLD, MAP_BYTES),
+    ];
     for (setting, value) in settings {
         // SAFETY: settings of the allocator. One that is refused costs time, nothing else.
         unsafe { libc::mallopt(setting, value) };
