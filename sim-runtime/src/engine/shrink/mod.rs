@@ -3,7 +3,8 @@
 //! Delta debugging (Zeller and Hildebrandt, TSE 2002, `ddmin` without complements) over everything that a plan lists:
 //! clients, faults, live fault points, operations, tunables, the noise of the world, servers, times. Since draws are
 //! functions of stable names, what is removed reshuffles nothing else; a candidate that passes by bad luck is given
-//! other keys. Random thinnings ([`plunge`]) come first, since a small plan runs faster than a large one.
+//! other keys. Stretches of the run ([`windows`]) and random thinnings ([`plunge`]) come first, since a small plan runs
+//! faster than a large one.
 //!
 //! The shrinker decides what to try; whoever runs it decides how ([`Trial`]): in processes side by side, or in a test.
 
@@ -12,6 +13,7 @@ pub(super) mod cuts;
 mod lists;
 mod plunge;
 mod simpler;
+mod windows;
 
 use super::plan::Plan;
 use super::system::Knob;
@@ -68,11 +70,13 @@ impl Size {
 pub fn shrink(failing: Failing, knobs: &[Knob], trial: &mut impl Trial) -> Failing {
     let mut shrinker = Shrinker { best: failing, knobs, trial };
     shrinker.end_earlier();
+    shrinker.shortest_stretch();
     shrinker.simplify_at_once();
     shrinker.plunge();
     loop {
         let before = shrinker.best.plan.clone();
         shrinker.end_earlier();
+        shrinker.shortest_stretch();
         shrinker.simplify_at_once();
         shrinker.reduce(lists::Faults);
         shrinker.reduce(lists::Clients);

@@ -143,6 +143,20 @@ fn halve_durations(value: &mut Value) -> bool {
     shorter
 }
 
+/// The longest of the durations of a fault: of its fields named `*_ns`.
+pub(super) fn longest_ns(fault: &Fault) -> Nanos {
+    longest(&serde_json::to_value(fault).expect("a fault is plain data"))
+}
+
+fn longest(value: &Value) -> Nanos {
+    let fields = value.as_object().into_iter().flatten();
+    let durations = fields.map(|(name, field)| match field.as_u64() {
+        Some(ns) if name.ends_with("_ns") => ns,
+        _ => longest(field),
+    });
+    durations.max().unwrap_or(0)
+}
+
 /// Everything in the time between the beginning and the end comes at half its time.
 pub(super) fn sooner(plan: &Plan) -> Plan {
     let mut plan = plan.clone();
@@ -167,4 +181,4 @@ const MS: Nanos = 1_000_000;
 /// Durations below this are short enough.
 const SHORT_NS: Nanos = 20 * MS;
 /// A cluster needs about so long to form.
-const START_NS: Nanos = 1000 * MS;
+pub(super) const START_NS: Nanos = 1000 * MS;

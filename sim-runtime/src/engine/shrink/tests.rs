@@ -118,6 +118,28 @@ fn a_failure_that_needs_everything_is_left_alone() {
     assert_eq!(small, original);
 }
 
+/// Needs the operations of one second, all of them, while a server is down that went down before.
+fn needs_a_second(plan: &Plan) -> bool {
+    let ops = |client: u64| (30..32).all(|nth| has_op(plan, &json!([client, nth])));
+    let first = plan.clients.iter().flat_map(|client| &client.ops).map(|op| op.not_before_ns).min();
+    let down = |planned: &PlannedFault| match planned.fault {
+        Fault::Crash { down_ns, .. } => Some(planned.when.not_before_ns() + down_ns) > first,
+        _ => false,
+    };
+    (0..8).all(ops) && plan.faults.iter().any(down)
+}
+
+#[test]
+fn a_stretch_of_the_run_is_enough() {
+    let (small, tried) = shrink_by(needs_a_second, 60);
+    assert!(needs_a_second(&small));
+    assert!(
+        Size::of(&small, KNOBS).operations <= 8 * 5,
+        "a stretch of 2 s has 5 operations per client, {tried} were tried"
+    );
+    assert!(small.duration_ns <= 3_000_000_000, "{}", small.duration_ns);
+}
+
 #[test]
 fn when_time_is_up_the_best_so_far_is_kept() {
     let (small, tried) = shrink_by(needs_little, 30);
