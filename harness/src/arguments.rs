@@ -196,6 +196,9 @@ pub struct ScoreboardArguments {
     /// Look so many seeds further when a family or an oracle is taken away
     #[arg(long, value_name = "N", default_value_t = 8)]
     pub ablation_seeds: u64,
+    /// Shrink the first finding of each bug for so long; 0s does not
+    #[arg(long, value_name = "T", default_value = "0s", value_parser = humantime::parse_duration)]
+    pub shrink_budget: Duration,
     /// Write it here as Markdown, too
     #[arg(long, value_name = "FILE")]
     pub markdown: Option<PathBuf>,

@@ -1,4 +1,5 @@
-//! `scoreboard`: the hunts for all planted bugs, and what each fault family and each oracle contributes to them.
+//! `scoreboard`: the hunts for all planted bugs, what each fault family and each oracle contributes to them, and how small
+//! the findings become.
 //!
 //! An ablation repeats the hunt from the first start with something taken away. It begins at the seed that had found the
 //! bug: without an *oracle* the seeds before it are the same runs, in which it had nothing to say. Without a *fault family*
@@ -14,11 +15,15 @@ use serde::Serialize;
 use sim_runtime::engine::listing::BugInfo;
 use sim_runtime::engine::record::BUGGIFY;
 use sim_runtime::engine::report::SCHEMA;
-use sim_runtime::isolate::Pool;
+use sim_runtime::engine::shrink::Size;
+use sim_runtime::isolate::{Pool, Runner};
 
 use super::mutants::{Hunt, Terms, detected, look, starts};
+use super::shrink::{Effort, Small, small};
 use crate::arguments::ScoreboardArguments;
+use crate::interrupt::Interrupt;
 use crate::progress::Progress;
+use crate::summary::shrink::SizeReport;
 use crate::tally::to_f64;
 use crate::{Exit, Subject, UsageError, summary};
 
@@ -35,12 +40,26 @@ pub struct Scoreboard {
     pub families: Vec<Ablation>,
     /// Every oracle that found a bug from the first start.
     pub oracles: Vec<Ablation>,
+    /// The finding run of the first start made small, per bug; empty without a budget for it.
+    pub shrunk: Vec<Shrunk>,
+    /// For each of them, in s.
+    pub shrink_budget_s: f64,
     /// Oracles that were first to find no bug from any start.
     pub unproven: Vec<String>,
     pub wall_s: f64,
     pub cpu_s: f64,
     #[serde(skip)]
     pub about: Vec<BugInfo>,
+}
+
+/// What a shrink made of the run that found a bug.
+#[derive(Clone, Debug, Serialize)]
+pub struct Shrunk {
+    pub bug: String,
+    /// Plans tried.
+    pub runs: u64,
+    pub from: SizeReport,
+    pub to: SizeReport,
 }
 
 /// What happens without one fault family or one oracle.
@@ -98,6 +117,7 @@ pub(super) fn execute(subject: &Subject, arguments: &ScoreboardArguments) -> Res
     cpu_s += used;
     let (oracles, used) = search.oracles(&found);
     cpu_s += used;
+    let shrunk = shrink_all(subject, &found, arguments)?;
     let proven: BTreeSet<&str> =
         hunts.iter().flat_map(|hunt| &hunt.starts).filter_map(|start| start.property.as_deref()).collect();
     let properties = (subject.properties)();
@@ -111,6 +131,8 @@ pub(super) fn execute(subject: &Subject, arguments: &ScoreboardArguments) -> Res
         bugs: hunts,
         families,
         oracles,
+        shrunk,
+        shrink_budget_s: arguments.shrink_budget.as_secs_f64(),
         unproven,
         wall_s: began.elapsed().as_secs_f64(),
         cpu_s,
@@ -150,6 +172,39 @@ impl<'a> Found<'a> {
         self.start + self.seeds - 1
     }
 }
+
+fn shrink_all(
+    subject: &Subject,
+    found: &[Found<'_>],
+    arguments: &ScoreboardArguments,
+) -> Result<Vec<Shrunk>, UsageError> {
+    if arguments.shrink_budget.is_zero() {
+        return Ok(Vec::new());
+    }
+    let effort = Effort { jobs: super::jobs(arguments.jobs), tries: SHRINK_TRIES, budget: arguments.shrink_budget };
+    let interrupt = Interrupt::watch()?;
+    let (terms, mut runner, mut progress) =
+        (Terms::default(), Runner::new(subject.limits), Progress::over("shrinks", u64::try_from(found.len()).ok()));
+    let mut shrunk = Vec::new();
+    for found in found {
+        let request = terms.request(found.bug, found.seed());
+        let record = runner.run(&request).into_record(&request);
+        if let Some(Small { from, plan, runs }) = small(subject, &request, &record, found.property, effort, &interrupt)
+        {
+            let to = Size::of(&plan, (subject.knobs)());
+            shrunk.push(Shrunk { bug: found.bug.name.clone(), runs, from: from.into(), to: to.into() });
+        }
+        progress.step(|| found.bug.name.clone());
+        if interrupt.is_asked() {
+            break;
+        }
+    }
+    progress.finish();
+    Ok(shrunk)
+}
+
+/// As `shrink` does unless told otherwise.
+const SHRINK_TRIES: u64 = 2;
 
 /// Hunts repeated.
 struct Ablate<'a> {

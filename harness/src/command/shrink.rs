@@ -1,7 +1,9 @@
 //! `shrink`: from a failing run to a scenario small enough to read, and a test that replays it.
 
 use std::fs;
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::Serialize;
 use sim_runtime::engine::Plan;
@@ -54,19 +56,12 @@ pub(super) fn execute(subject: &Subject, arguments: &ShrinkArguments) -> Result<
         let advice = "record it again with this build, or look for another key with `replay --tries`";
         return Err(UsageError::new(format!("{shown} does not violate {property} on this build; {advice}")));
     }
-    let plan = plan_of(&record, request)
+    let effort = Effort { jobs: super::jobs(arguments.jobs), tries: arguments.tries, budget: arguments.budget };
+    let Small { from, plan, runs } = small(subject, request, &record, &property, effort, &Interrupt::watch()?)
         .ok_or_else(|| UsageError::new(format!("the plan in {shown} is not one that can be shrunk")))?;
-    let knobs = (subject.knobs)();
-    let from = Size::of(&plan, knobs);
 
-    let jobs = super::jobs(arguments.jobs);
-    let interrupt = Interrupt::watch()?;
-    let mut trial = Processes::new(subject, jobs, request, &property, arguments.tries, arguments.budget, interrupt);
-    let small = shrink(Failing { plan, at_ns: violated_at(&record, &property) }, knobs, &mut trial);
-    let runs = trial.finish();
-
-    let failing = run_plan(&mut runner, request, &small.plan);
-    let plan = scenario::conclusive(&small.plan, request, &failing, subject.limits);
+    let failing = run_plan(&mut runner, request, &plan);
+    let plan = scenario::conclusive(&plan, request, &failing, subject.limits);
     let request = RunRequest { plan: serde_json::to_value(&plan).ok(), ..request.clone() };
     let record = run_plan(&mut runner, &request, &plan);
     Artifact::new(&request, &record, "")?.write(&out)?;
@@ -82,7 +77,7 @@ pub(super) fn execute(subject: &Subject, arguments: &ShrinkArguments) -> Result<
         property,
         runs,
         from: from.into(),
-        to: Size::of(&plan, knobs).into(),
+        to: Size::of(&plan, (subject.knobs)()).into(),
         sites: plan.conclusive.sites.clone(),
         scenario: out.display().to_string(),
         test: test.display().to_string(),
@@ -93,6 +88,46 @@ pub(super) fn execute(subject: &Subject, arguments: &ShrinkArguments) -> Result<
         summary::print(&summary::shrink::render(&report, &plan))?;
     }
     Ok(Exit::Pass)
+}
+
+/// What a shrink may spend.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Effort {
+    /// Runs at a time.
+    pub jobs: NonZeroUsize,
+    /// Keys per candidate.
+    pub tries: u64,
+    /// No new run begins after this long.
+    pub budget: Duration,
+}
+
+/// What came of a shrink.
+#[derive(Clone, Debug)]
+pub(super) struct Small {
+    pub from: Size,
+    /// It still fails.
+    pub plan: Plan,
+    /// Plans tried.
+    pub runs: u64,
+}
+
+/// Makes the run of `request`, which left `record`, as small as it can and still violate `property`. `None` if it has no
+/// plan that can be read.
+pub(super) fn small(
+    subject: &Subject,
+    request: &RunRequest,
+    record: &RunRecord,
+    property: &str,
+    effort: Effort,
+    interrupt: &Interrupt,
+) -> Option<Small> {
+    let plan = plan_of(record, request)?;
+    let knobs = (subject.knobs)();
+    let from = Size::of(&plan, knobs);
+    let Effort { jobs, tries, budget } = effort;
+    let mut trial = Processes::new(subject, jobs, request, property, tries, budget, interrupt.clone());
+    let failing = shrink(Failing { plan, at_ns: violated_at(record, property) }, knobs, &mut trial);
+    Some(Small { from, plan: failing.plan, runs: trial.finish() })
 }
 
 /// The plan that was run. A run that died left none, but then the request has one.

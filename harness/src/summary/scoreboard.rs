@@ -2,8 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use super::shrink::SizeReport;
 use crate::command::mutants::Hunt;
-use crate::command::scoreboard::{Ablation, Repeat, Scoreboard};
+use crate::command::scoreboard::{Ablation, Repeat, Scoreboard, Shrunk};
+use crate::tally::to_f64;
 
 /// All of it, in Markdown.
 pub fn markdown(board: &Scoreboard) -> String {
@@ -34,6 +36,7 @@ pub fn markdown(board: &Scoreboard) -> String {
         "Unproven, since they were first to fire for no planted bug from any start",
         board.unproven.iter().map(String::as_str).collect(),
     )));
+    page.push_str(&shrunk(board));
     page.push_str("\n## The bugs\n\n");
     page.push_str("| bug | what it does | what it resembles |\n|---|---|---|\n");
     for bug in &board.about {
@@ -124,6 +127,42 @@ fn moved(hunt: &Repeat) -> String {
     let who = hunt.property.as_deref().filter(|property| *property != hunt.property_before);
     let who = who.map(|property| format!(" by {property}")).unwrap_or_default();
     format!("{} ({} to {seeds}{who})", hunt.bug, hunt.seeds_before)
+}
+
+/// How small the findings became.
+fn shrunk(board: &Scoreboard) -> String {
+    if board.shrunk.is_empty() {
+        return String::new();
+    }
+    let median = |of: fn(&SizeReport) -> u64| {
+        let mut sizes: Vec<u64> = board.shrunk.iter().map(|shrunk| of(&shrunk.to)).collect();
+        sizes.sort_unstable();
+        sizes[sizes.len() / 2]
+    };
+    let text = format!(
+        "The run that found a bug from the first start is made small, for at most {} s each (`--shrink-budget`; `shrink` takes \
+         2 minutes unless told otherwise). The medians are {} faults, {} operations and {} live fault points.",
+        board.shrink_budget_s,
+        median(|size| size.faults),
+        median(|size| size.operations),
+        median(|size| size.fault_points),
+    );
+    let mut table = format!("\n## Made small\n\n{}\n", paragraph(&text));
+    table.push_str("| bug | runs tried | operations | faults | live fault points | servers | simulated s |\n|---|---|---|---|---|---|---|\n");
+    for Shrunk { bug, runs, from, to } in &board.shrunk {
+        let change = |of: fn(&SizeReport) -> u64| format!("{} to {}", of(from), of(to));
+        let seconds = |size: &SizeReport| to_f64(size.duration_ns / 100_000_000) / 10.0;
+        table.push_str(&format!(
+            "| `{bug}` | {runs} | {} | {} | {} | {} | {} to {} |\n",
+            change(|size| size.operations),
+            change(|size| size.faults),
+            change(|size| size.fault_points),
+            change(|size| size.servers),
+            seconds(from),
+            seconds(to),
+        ));
+    }
+    table
 }
 
 fn idle(all: &[Ablation]) -> Vec<&str> {

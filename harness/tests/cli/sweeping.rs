@@ -225,7 +225,8 @@ fn mutants_show_what_contributes() {
 
 fn a_scoreboard_says_what_each_part_contributes() {
     let desk = Desk::new();
-    let board = desk.json("scoreboard --max-seeds 10 --starts 2 --ablation-seeds 20 --markdown board.md", 4);
+    let board =
+        desk.json("scoreboard --max-seeds 10 --starts 2 --ablation-seeds 20 --shrink-budget 5s --markdown board.md", 4);
     let easy = &board["bugs"][0];
     assert_eq!((&easy["bug"], &easy["seeds_max"]), (&json!("easy"), &json!(5)));
     // Seed 4 shows the bug. Without losses of power it is seed 10, without the oracle seed 20, and another one finds it.
@@ -240,6 +241,9 @@ fn a_scoreboard_says_what_each_part_contributes() {
     assert_eq!(told(&without("oracles", "durability")), expected(21, "linearizability"));
     let unproven = board["unproven"].as_array().unwrap();
     assert!(unproven.contains(&json!("linearizability")) && !unproven.contains(&json!("durability")));
+    let (from, to) = (&board["shrunk"][0]["from"], &board["shrunk"][0]["to"]);
+    assert_eq!(board["shrunk"].as_array().map(Vec::len), Some(1), "only what was found can be made small");
+    assert!(to["operations"].as_u64() <= from["operations"].as_u64() && to["faults"].as_u64() <= Some(1), "{to}");
     // Prose is broken into lines where it is too long.
     let page = std::fs::read_to_string(desk.path("board.md")).unwrap().replace('\n', " ");
     for part in [
@@ -248,6 +252,7 @@ fn a_scoreboard_says_what_each_part_contributes() {
         "| power-loss | 1 | 0 | easy (5 to 11) | - |",
         "| durability | 1 | 0 | easy (5 to 21 by linearizability) | - |",
         "Families that change nothing for any bug: buggify.",
+        "for at most 5 s each",
         "| `easy` | a bug of the test | none in real life |",
     ] {
         assert!(page.contains(part), "{part:?} is missing in {page}");
