@@ -180,3 +180,10 @@ fn a_panic_names_its_place_and_task() {
     assert!(message.contains("task `main`"), "{message}");
     assert_eq!(record.report.violations[0].node.as_deref(), Some("server-0"));
 }
+
+#[test]
+#[should_panic(expected = "fault family \"los\" is not one of")]
+fn a_spec_built_in_code_is_checked_too() {
+    let spec = Spec::quiet("recovery", 1, 5).with_faults("los", [1, 1], [10, 10]);
+    drop(Simulation::new(spec, || Answering(Defect::None)));
+}

@@ -36,7 +36,11 @@ pub struct Simulation<E> {
 
 impl<E: Clone + 'static> Simulation<E> {
     /// `system` makes a new system under test for every run.
+    ///
+    /// # Panics
+    /// If the spec was built in code and cannot be used, for instance because it names a family of faults that is none.
     pub fn new<S: System<Event = E>>(spec: Spec, system: impl Fn() -> S + Send + Sync + 'static) -> Simulation<E> {
+        spec.check().unwrap_or_else(|error| panic!("{error}"));
         Simulation { spec, system: Box::new(move || Rc::new(system())), workloads: Vec::new() }
     }
 

@@ -78,7 +78,8 @@ pub trait System: 'static {
         &[]
     }
 
-    /// What a file is for, by its path: counted in reports, aimed at by disk errors.
+    /// What a file is for, by its path: counted in reports, aimed at by disk errors and damage. A system that gives no file
+    /// a role has them aimed at any file.
     fn file_role(&self) -> fn(&str) -> Role {
         |_| Role::Other
     }
