@@ -20,7 +20,7 @@ use super::report::{FaultCount, Metrics, PowerLossReport, RunReport, SCHEMA, Ver
 use super::run::{self, Run};
 use super::spec::Spec;
 use super::surroundings::{self, Surroundings};
-use super::system::{Client, Cluster, OpKind, Phase, System, Workload};
+use super::system::{Client, Cluster, Knob, OpKind, Phase, System, Workload};
 use crate::disk::{Disk, Moment, PowerLossOutcome, Role, Shape, fault};
 use crate::escape;
 use crate::world::diagnose::listed;
@@ -52,6 +52,10 @@ impl<E: Clone + 'static> Simulation<E> {
 
     pub(super) fn spec_name(&self) -> &str {
         &self.spec.name
+    }
+
+    pub(super) fn knobs(&self) -> &'static [Knob] {
+        (self.system)().knobs()
     }
 
     /// What `seed` stands for.
