@@ -3,7 +3,7 @@
 //! - [`Subject`]: the simulations that this executable offers; the shipped one names those of `workloads`
 //! - [`arguments`]: what can be asked, [`command`]: one file per command
 //! - [`artifact`]: runs on disk, versioned, naming the build that made them
-//! - [`tally`], [`coverage`]: many runs merged, [`difference`]: two runs compared
+//! - [`tally`], [`coverage`]: many runs merged; two runs are compared by [`sim_runtime::engine::difference`]
 //! - [`trial`]: candidates of a shrink; [`scenario`]: what a shrunk run must reach; [`corpus`]: scenarios that are kept
 //! - `live` (feature `live`): real processes instead of simulated ones
 //! - [`summary`]: what people read
@@ -17,7 +17,6 @@ pub mod artifact;
 pub mod command;
 pub mod corpus;
 pub mod coverage;
-pub mod difference;
 pub mod error;
 pub mod exit;
 mod interrupt;

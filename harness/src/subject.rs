@@ -70,4 +70,4 @@ impl Subject {
 }
 
 /// What is violated without an oracle, besides the assertions.
-const OTHER_PROPERTIES: [&str; 6] = ["panic", "process", "deadlock", "livelock", "budget", "determinism"];
+const OTHER_PROPERTIES: [&str; 7] = ["panic", "process", "deadlock", "livelock", "hang", "budget", "determinism"];

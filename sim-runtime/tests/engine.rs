@@ -116,6 +116,18 @@ fn a_spec_says_what_is_wrong_with_it() {
 }
 
 #[test]
+fn disk_faults_reach_a_system_that_gives_its_files_no_role() {
+    let spec = Spec::quiet("lock", 1, 10)
+        .with_workload("contenders", [3, 3], [10, 10])
+        .with_faults("disk-error", [8, 8], [10, 10])
+        .with_faults("lying-sync", [1, 1], [3000, 3000]);
+    let faults = run(&lock::simulation_of(spec, true), 1, None).report.faults.expect("the run lived");
+    for family in ["disk-error", "lying-sync"] {
+        assert!(faults[family].noticed > 0, "{family}: {:?}", faults[family]);
+    }
+}
+
+#[test]
 fn damage_keeps_to_what_the_system_can_lose() {
     let spec = |servers| {
         Spec::quiet("lock", servers, 5)

@@ -289,3 +289,10 @@ fn the_simulated_vfs_is_used_exactly_as_the_unix_one() {
     assert_eq!(real.len(), simulated.len());
     assert!(real.len() > 1_000, "too little was done");
 }
+
+#[test]
+#[should_panic(expected = "a simulation installs it by itself")]
+fn a_simulation_below_an_installed_vfs_says_so_instead_of_waiting_for_ever() {
+    let _installed = sqlite::install();
+    sim_runtime::isolate::in_process(|| drop(sqlite::install()));
+}

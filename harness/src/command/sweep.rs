@@ -8,12 +8,12 @@ use sim_runtime::isolate::{Pool, Runner, Surroundings, fresh};
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::arguments::SweepArguments;
-use crate::difference::Difference;
 use crate::interrupt::Interrupt;
 use crate::progress::Progress;
 use crate::summary::replay_command;
 use crate::tally::Tally;
 use crate::{Exit, Subject, UsageError, artifact, summary};
+use sim_runtime::engine::difference::Difference;
 
 use super::attempt::Attempt;
 

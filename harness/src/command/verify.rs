@@ -9,8 +9,8 @@ use sim_runtime::engine::report::{SCHEMA, Verdict};
 use sim_runtime::isolate::{Surroundings, fresh};
 
 use crate::arguments::VerifyArguments;
-use crate::difference::Difference;
 use crate::{Exit, Subject, UsageError, artifact, summary};
+use sim_runtime::engine::difference::Difference;
 
 use super::attempt::Attempt;
 

@@ -5,7 +5,7 @@ use sim_runtime::engine::report::{RunReport, Verdict};
 
 use super::page::{Page, Tone};
 use super::{figures, run};
-use crate::difference::Difference;
+use sim_runtime::engine::difference::Difference;
 
 pub fn render(report: &RunReport, verdict: Verdict, difference: Option<&Difference>) -> String {
     let mut page = Page::default();

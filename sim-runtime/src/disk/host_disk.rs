@@ -156,6 +156,12 @@ impl Disk {
         self.shared.lock().volume.set_roles(role_of);
     }
 
+    /// What a fault that is meant for files of a role aims at: [`Role::Other`], which is every file there is, if the system
+    /// gave no file a role.
+    pub(crate) fn aimed(&self, role: Role) -> Role {
+        self.shared.lock().volume.aimed(role)
+    }
+
     /// Makes one operation fail.
     pub fn arm(&self, point: FaultPoint) {
         self.shared.lock().device.arm(point);

@@ -268,6 +268,14 @@ impl Volume {
         }
     }
 
+    /// What a fault that is meant for a role aims at: that role, unless all files there are have none, because the system
+    /// does not tell them apart. Then it is any of them.
+    pub(super) fn aimed(&self, role: Role) -> Role {
+        let files = self.named_files();
+        let roleless = !files.is_empty() && files.iter().all(|(_, id)| self.role(*id) == Role::Other);
+        if roleless { Role::Other } else { role }
+    }
+
     /// The named files of a role, each as a power loss at `at` would surely leave it.
     pub(super) fn durable_by_role(&self, role: Role, at: Nanos) -> BTreeMap<FileId, Image> {
         let files = self.names.files().filter(|(_, id)| self.role(*id) == role);

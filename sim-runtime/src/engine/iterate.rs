@@ -6,10 +6,9 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use super::record::{RunRecord, RunRequest};
+use super::record::RunRecord;
 use super::report::Verdict;
 use super::simulation::Simulation;
-use crate::isolate;
 
 /// When to stop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,11 +35,14 @@ pub struct Sweep {
 }
 
 impl Sweep {
-    /// Panics with the first violation and its seed, or if more than 2 % of the runs were inconclusive.
+    /// That no run failed, and at most 2 % were inconclusive.
+    ///
+    /// # Panics
+    /// With the [explanation](RunRecord::explain) of the first run that failed, or the doubts of the first inconclusive
+    /// one.
     pub fn assert_clean(&self) {
         if let Some(record) = self.failed.first() {
-            let first = &record.report.violations[0];
-            panic!("seed {} violates {}: {}", record.report.seed, first.property, first.message);
+            panic!("{} of {} seeds fail, the first:\n{}", self.failed.len(), self.seeds_run, record.explain());
         }
         let inconclusive = u64::try_from(self.inconclusive.len()).unwrap_or(u64::MAX);
         if let Some(record) = self.inconclusive.first().filter(|_| inconclusive * 50 > self.seeds_run) {
@@ -65,8 +67,7 @@ impl<E: Clone + 'static> Simulation<E> {
             if done {
                 break;
             }
-            let request = RunRequest { seed, spec: self.spec_name().to_owned(), ..RunRequest::default() };
-            let record = isolate::in_process(|| self.run(&request));
+            let record = self.seed(seed);
             sweep.seeds_run += 1;
             sweep.acknowledged += record.report.ops.map_or(0, |ops| ops.ok);
             for reached in record.report.assertions.iter().flatten().filter(|count| count.passes > 0) {

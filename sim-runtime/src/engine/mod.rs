@@ -2,7 +2,8 @@
 //!
 //! - [`system`]: what a stranger writes, a [`System`] and [`Workload`]s
 //! - [`spec`]: from which plans a seed draws; [`planner`] draws; [`plan`] is the result, plain data
-//! - [`simulation`]: one run of a plan; [`iterate`]: many, in one process; [`by_hand`]: one, told step by step what to do
+//! - [`simulation`]: one run of a plan; [`iterate`]: many, in one process; [`again`]: one again, replayed, verified,
+//!   made small; [`by_hand`]: one, told step by step what to do; [`difference`]: where two that should be one part
 //! - [`fleet`]: servers, booted and killed; [`nemesis`]: faults, carried out; [`ledger`]: faults, counted
 //! - [`faults`]: the families that need more than a line
 //! - [`disk_faults`]: what happens to disks
@@ -11,9 +12,11 @@
 //! - [`mod@shrink`]: from a failing plan to a small one; `strategy` (feature `proptest`): plans for property tests
 //! - [`log`]: what the system says through `tracing`, kept
 //! - [`record`], [`report`]: what a run hands back; [`listing`]: what can be run, by name
+pub mod again;
 pub mod bench;
 pub mod by_hand;
 pub mod coverage;
+pub mod difference;
 pub mod disk_faults;
 pub mod faults;
 pub mod fleet;

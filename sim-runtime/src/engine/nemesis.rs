@@ -212,8 +212,9 @@ impl<E: Clone + 'static> Nemesis<E> {
             Fault::DiskError { target, op, role, skip } => {
                 if let Some(index) = self.fleet.resolve(target) {
                     self.ledger.injected(family, 1);
-                    let armed = FaultPoint { kind: *op, role: Some(*role), skip: *skip, error: DiskError::Io };
-                    Disk::of(self.fleet.hosts[index]).arm(armed);
+                    let disk = Disk::of(self.fleet.hosts[index]);
+                    let role = Some(disk.aimed(*role));
+                    disk.arm(FaultPoint { kind: *op, role, skip: *skip, error: DiskError::Io });
                 }
             }
         }

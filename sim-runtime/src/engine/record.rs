@@ -4,9 +4,11 @@
 //! else in a [`RunRecord`] depends on the machine.
 
 use std::collections::BTreeMap;
+use std::fmt::{self, Write as _};
 
 use serde::{Deserialize, Serialize};
 
+use super::plan::Plan;
 use super::report::RunReport;
 use crate::disk::FileState;
 
@@ -71,6 +73,63 @@ pub struct RunRecord {
     pub log: Vec<String>,
 }
 
+impl RunRecord {
+    /// The plan that was run: [`Simulation::replay`](super::Simulation::replay) runs it again.
+    ///
+    /// # Panics
+    /// For a record that no simulation made.
+    pub fn planned(&self) -> Plan {
+        serde_json::from_value(self.plan.clone()).expect("a simulation records the plan that it ran")
+    }
+
+    /// Why it failed, or may not pass, in lines for people: what was violated, which events led there, each caused by the
+    /// one above it, and what happened last before.
+    pub fn explain(&self) -> String {
+        let RunReport { seed, spec, violations, doubts, .. } = &self.report;
+        let mut text = format!("seed {seed} of {spec}: {}\n", self.summary.join("; "));
+        for violation in violations {
+            let node = violation.node.as_ref().map(|node| format!(" on {node}")).unwrap_or_default();
+            let at = violation.at_ns.map(|at_ns| format!(" at {at_ns} ns")).unwrap_or_default();
+            let _ = writeln!(text, "violates {}{node}{at}: {}", violation.property, violation.message);
+        }
+        for doubt in doubts {
+            let _ = writeln!(text, "is in doubt: {doubt}");
+        }
+        let Some(first) = violations.first() else { return text };
+        let before = self.events.iter().rposition(|event| event.at_ns <= first.at_ns.unwrap_or(u64::MAX));
+        let Some(last) = before else { return text };
+        let of_node = |event: &TraceEvent| first.node.as_ref().is_none_or(|node| *node == event.node);
+        let blamed = self.events[..=last].iter().rposition(of_node).unwrap_or(last);
+        let _ = writeln!(text, "what led there:");
+        for event in self.causes(blamed) {
+            let _ = writeln!(text, "  {event}");
+        }
+        let _ = writeln!(text, "what happened last:");
+        for event in &self.events[(last + 1).saturating_sub(EVENTS_SHOWN)..=last] {
+            let _ = writeln!(text, "  {event}");
+        }
+        text
+    }
+
+    /// The event at `index` and what led to it as far as events were kept, earliest first; of a long chain the end.
+    fn causes(&self, index: usize) -> Vec<&TraceEvent> {
+        let mut chain = vec![&self.events[index]];
+        while chain.len() < EVENTS_SHOWN
+            // Events are in order of their numbers, and a cause comes before its effect.
+            && let Some(cause) = chain.last().and_then(|event| event.cause)
+            && let Ok(found) = self.events[..=index].binary_search_by_key(&cause, |event| event.number)
+            && self.events[found].number < chain[chain.len() - 1].number
+        {
+            chain.push(&self.events[found]);
+        }
+        chain.reverse();
+        chain
+    }
+}
+
+/// Events that [`RunRecord::explain`] shows of each kind.
+const EVENTS_SHOWN: usize = 16;
+
 /// All servers where a run was stopped, or where it ended if that was earlier.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Look {
@@ -118,4 +177,13 @@ pub struct TraceEvent {
     pub text: String,
     /// The event that caused this one, where known.
     pub cause: Option<u64>,
+}
+
+/// One line: number, virtual time, host, class, what happened.
+impl fmt::Display for TraceEvent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let TraceEvent { number, at_ns, node, class, text, .. } = self;
+        let node = if node.is_empty() { "-" } else { node };
+        write!(f, "#{number} {:>3}.{:09} s  {node} {class} {text}", at_ns / 1_000_000_000, at_ns % 1_000_000_000)
+    }
 }

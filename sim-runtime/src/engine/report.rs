@@ -20,8 +20,8 @@ pub enum Verdict {
 /// A property that did not hold.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Violation {
-    /// Kebab-case name of the oracle, `always:<id>`, or one of `deadlock`, `livelock`, `panic`, `process`,
-    /// `determinism`.
+    /// Kebab-case name of the oracle, `always:<id>`, or one of `deadlock`, `livelock`, `hang`, `budget`, `panic`,
+    /// `process`, `determinism`.
     pub property: String,
     pub message: String,
     /// Virtual time in ns; `None` when the run died without a record.

@@ -8,10 +8,11 @@ use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
+use std::time::Duration;
 
 use super::oracle::{Oracle, Stamped, Verdicts};
 use super::report::{Latency, Ops, Violation};
-use super::system::{Exit, OpKind, System};
+use super::system::{Cluster, Exit, OpKind, System};
 use crate::world::{self, HostId, Incarnation, Nanos, section};
 
 thread_local! {
@@ -47,6 +48,10 @@ pub struct Run<E> {
     violated: Cell<bool>,
     /// Faults that the system under test felt, by kind.
     noticed: RefCell<BTreeMap<String, u64>>,
+    /// Why a server last failed by itself, by its host.
+    failures: RefCell<BTreeMap<HostId, String>>,
+    /// Properties whose oracles do not look.
+    without: Vec<String>,
     /// Told when a server process ends by itself.
     on_exit: RefCell<Option<OnExit>>,
 }
@@ -82,6 +87,8 @@ impl<E: Clone + 'static> Run<E> {
             lost_then_served: Cell::new(0),
             violated: Cell::new(false),
             noticed: RefCell::default(),
+            failures: RefCell::default(),
+            without: without.to_vec(),
             on_exit: RefCell::default(),
         })
     }
@@ -135,6 +142,13 @@ impl<E: Clone + 'static> Run<E> {
     fn mark_violated(&self) {
         self.violated.set(true);
         world::mark_violation();
+    }
+
+    /// The system has not converged. Said once: by its own oracle if it has one, otherwise here.
+    pub fn violate_convergence(&self, reason: String, at_ns: Nanos) {
+        if !self.is_violated() && !self.without.iter().any(|property| property == CONVERGENCE) {
+            self.violate(CONVERGENCE.to_owned(), reason, at_ns, None);
+        }
     }
 
     /// A violation was seen; the run need not go on for long.
@@ -197,6 +211,18 @@ impl<E: Clone + 'static> Run<E> {
         self.ops.borrow().iter().filter(|op| op.end.is_none()).map(|op| op.client).collect()
     }
 
+    /// Clients with an operation that began by then and is still under way, each with the oldest one: its id and when it
+    /// began.
+    pub fn clients_stuck_since(&self, at_ns: Nanos) -> BTreeMap<u32, (u64, Nanos)> {
+        let mut stuck = BTreeMap::new();
+        for (id, op) in (0u64..).zip(self.ops.borrow().iter()) {
+            if op.end.is_none() && op.begun_ns <= at_ns {
+                stuck.entry(op.client).or_insert((id, op.begun_ns));
+            }
+        }
+        stuck
+    }
+
     pub fn take_history(&self) -> Vec<serde_json::Value> {
         let render = |stamped: Stamped<E>| {
             let event = self.system.history(&stamped.event);
@@ -208,6 +234,20 @@ impl<E: Clone + 'static> Run<E> {
     /// Whether this very boot of the host has said that it serves.
     pub fn is_serving(&self, host: HostId, boot: u32) -> bool {
         self.serving.borrow().contains(&(host, boot))
+    }
+
+    /// The first of these servers that does not serve, and why as far as that is known. A system that never says that it
+    /// serves is believed to.
+    fn not_serving(&self, cluster: &Cluster) -> Option<String> {
+        let serves = |host: HostId| world::running(host).is_some_and(|now| self.is_serving(host, now.boot));
+        let expected = (0u32..).zip(&cluster.servers).filter(|(server, _)| !cluster.lost.contains(server));
+        let (server, host) = expected.into_iter().find(|(_, host)| !serves(**host))?;
+        if self.serving.borrow().is_empty() {
+            return None;
+        }
+        let failures = self.failures.borrow();
+        let why = failures.get(host).map(|why| format!("; it last failed with: {why}")).unwrap_or_default();
+        Some(format!("server-{server} does not serve although all faults are over{why}"))
     }
 }
 
@@ -264,8 +304,23 @@ pub(super) fn serving<E: Clone + 'static>(host: HostId, boot: u32) {
     lost.retain(|(of, _)| *of != host);
 }
 
+/// Waits until every server that is not lost serves.
+pub(super) async fn all_serve<E: Clone + 'static>(cluster: &Cluster) -> Result<(), String> {
+    let until = world::now_ns() + cluster.bound_ns;
+    while let Some(reason) = current::<E>().not_serving(cluster) {
+        if world::now_ns() >= until {
+            return Err(reason);
+        }
+        world::sleep(LOOK_AGAIN).await;
+    }
+    Ok(())
+}
+
 pub(super) fn exited<E: Clone + 'static>(server: u32, who: Incarnation, exit: Exit) {
     let run = current::<E>();
+    if let Exit::Failed(why) = &exit {
+        run.failures.borrow_mut().insert(who.host, why.clone());
+    }
     if let Some(handler) = run.on_exit.borrow().as_ref() {
         handler(server, who, exit);
     }
@@ -290,3 +345,8 @@ pub(super) fn end_op<E: Clone + 'static>(op: u64, kind: OpKind, outcome: OpOutco
     let index = usize::try_from(op).expect("ids are indices");
     run.ops.borrow_mut()[index].end = Some((at, kind, outcome));
 }
+
+/// The property of a system that does not recover once all faults are over.
+const CONVERGENCE: &str = "convergence";
+/// How often it is looked whether all servers serve.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);

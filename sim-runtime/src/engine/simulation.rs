@@ -20,11 +20,12 @@ use super::report::{FaultCount, Metrics, PowerLossReport, RunReport, SCHEMA, Ver
 use super::run::{self, Run};
 use super::spec::Spec;
 use super::surroundings::{self, Surroundings};
-use super::system::{Client, Cluster, OpKind, Phase, System, Workload};
+use super::system::{Client, Cluster, Knob, OpKind, Phase, System, Workload};
 use crate::disk::{Disk, Moment, PowerLossOutcome, Role, Shape, fault};
 use crate::escape;
+use crate::world::diagnose::listed;
 use crate::world::draws::Key;
-use crate::world::{self, Halt, HostId, Order, Purpose, World, WorldConfig, network};
+use crate::world::{self, Halt, HostId, Nanos, Order, PanicRecord, Purpose, World, WorldConfig, network};
 
 /// A system, its workloads and a spec: everything but the seed.
 pub struct Simulation<E> {
@@ -35,7 +36,11 @@ pub struct Simulation<E> {
 
 impl<E: Clone + 'static> Simulation<E> {
     /// `system` makes a new system under test for every run.
+    ///
+    /// # Panics
+    /// If the spec was built in code and cannot be used, for instance because it names a family of faults that is none.
     pub fn new<S: System<Event = E>>(spec: Spec, system: impl Fn() -> S + Send + Sync + 'static) -> Simulation<E> {
+        spec.check().unwrap_or_else(|error| panic!("{error}"));
         Simulation { spec, system: Box::new(move || Rc::new(system())), workloads: Vec::new() }
     }
 
@@ -47,6 +52,10 @@ impl<E: Clone + 'static> Simulation<E> {
 
     pub(super) fn spec_name(&self) -> &str {
         &self.spec.name
+    }
+
+    pub(super) fn knobs(&self) -> &'static [Knob] {
+        (self.system)().knobs()
     }
 
     /// What `seed` stands for.
@@ -169,7 +178,8 @@ impl<E: Clone + 'static> Simulation<E> {
         if !beyond {
             run.system.phase(Phase::Calm);
         }
-        let calm_until = world::now_ns() + plan.calm_ns_max;
+        let calm_from = world::now_ns();
+        let calm_until = calm_from + plan.calm_ns_max;
         while !run.clients_busy().is_empty() && world::now_ns() < calm_until && !parts.is_over() {
             world::sleep(Duration::from_nanos(WATCH_NS)).await;
             fleet.boot_all();
@@ -181,13 +191,19 @@ impl<E: Clone + 'static> Simulation<E> {
             run.system.phase(Phase::End);
             return;
         }
+        if away.is_empty() && parts.is_stuck_since(calm_from) {
+            return;
+        }
         let mut lost = fleet.lost();
         lost.extend(away);
         let bound_ns = calm_until.saturating_sub(world::now_ns());
         let clock_slow_ppm_max = plan.clock_slow_ppm_max();
         let cluster = Cluster { servers: fleet.hosts.clone(), bound_ns, lost, clock_slow_ppm_max };
         let converged = run.system.converge(&cluster).await;
-        run.system.phase(Phase::Converged(converged));
+        run.system.phase(Phase::Converged(converged.clone()));
+        if let Err(reason) = converged {
+            run.violate_convergence(reason, world::now_ns());
+        }
         self.check(plan, names, &cluster, parts).await;
         run.system.phase(Phase::End);
     }
@@ -220,7 +236,7 @@ impl<E: Clone + 'static> Simulation<E> {
                 world::sleep(Duration::from_nanos(CHECK_WATCH_NS)).await;
             }
             if world::running(host).is_some() && !parts.is_over() {
-                parts.trouble.borrow_mut().push(format!("the final checks of {name} did not end"));
+                parts.hangs(format!("the final checks of {name} did not end in {} s", CHECK_NS_MAX / 1_000_000_000));
             }
         }
     }
@@ -284,6 +300,27 @@ impl<E: Clone + 'static> Parts<E> {
         self.run.is_violated() || !self.world.panics().is_empty()
     }
 
+    /// Whether a client waits since the calm phase began, which is then over, for an operation that will never end.
+    fn is_stuck_since(&self, calm_from: Nanos) -> bool {
+        let stuck = self.run.clients_stuck_since(calm_from);
+        let Some((client, (op, begun_ns))) = stuck.first_key_value() else { return false };
+        let calm_s = (world::now_ns() - calm_from) / 1_000_000_000;
+        let others = match stuck.len() - 1 {
+            0 => String::new(),
+            others => format!(", and so do {others} other clients for theirs"),
+        };
+        self.hangs(format!(
+            "{calm_s} s after the faults ended client-{client} still waits for its operation {op}, begun at {begun_ns} ns{others}"
+        ));
+        true
+    }
+
+    /// Everything is healed and runs, yet somebody waits and waits.
+    fn hangs(&self, what: String) {
+        let tasks = listed(&self.world.tasks());
+        self.run.violate("hang".to_owned(), format!("{what}; every task:{tasks}"), world::now_ns(), None);
+    }
+
     pub fn into_record(self, request: &RunRequest, outcome: Result<(), Halt>) -> RunRecord {
         let at_ns = self.world.now();
         let is_spent = matches!(outcome, Err(Halt::TimeBudget { .. } | Halt::EventBudget { .. }));
@@ -299,7 +336,8 @@ impl<E: Clone + 'static> Parts<E> {
         }
         for panic in self.world.panics() {
             let node = Some(self.world.enter(|| world::host_name(panic.host)));
-            self.run.violate("panic".to_owned(), panic.message.clone(), panic.at_ns, node);
+            let PanicRecord { task, message, place, .. } = panic;
+            self.run.violate("panic".to_owned(), format!("{message} ({place}, task `{task}`)"), panic.at_ns, node);
         }
         for escape in escape::taken() {
             self.run.violate("process".to_owned(), format!("escape: {escape}"), at_ns, None);
@@ -553,7 +591,7 @@ const WATCH_NS: u64 = 100_000_000;
 const CHECK_WATCH_NS: u64 = 10_000_000;
 /// Bound on forming a cluster.
 pub(super) const FORM_NS_MAX: u64 = 20_000_000_000;
-/// Bound on the final checks of one workload.
-const CHECK_NS_MAX: u64 = 20_000_000_000;
+/// Bound on the final checks of one workload, in ns.
+pub const CHECK_NS_MAX: u64 = 20_000_000_000;
 /// Most change points of a PCT order.
 const PCT_DEPTH_MAX: u64 = 5;

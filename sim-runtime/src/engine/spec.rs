@@ -173,6 +173,14 @@ impl Spec {
         Ok(spec)
     }
 
+    /// Whether it can be used.
+    ///
+    /// # Errors
+    /// The first thing that is wrong with it.
+    pub fn check(&self) -> Result<(), SpecError> {
+        self.validate().map_err(|problem| SpecError { name: self.name.clone(), problem })
+    }
+
     /// A quiet world without faults: `servers` servers for `seconds` virtual seconds.
     pub fn quiet(name: &str, servers: u32, seconds: u64) -> Spec {
         Spec {
@@ -193,13 +201,15 @@ impl Spec {
         }
     }
 
-    /// Adds a workload with so many clients.
+    /// Adds a workload with so many clients, each of which pauses `pace_ms` milliseconds on average between two operations.
     pub fn with_workload(mut self, name: &str, clients: Range, pace_ms: Range) -> Spec {
         self.workloads.insert(name.to_owned(), WorkloadSpec { chance: always(), clients, pace_ms });
         self
     }
 
-    /// Adds a fault family that every run has, at a strength that is felt.
+    /// Adds a fault family that every run has, `count` times, each for `for_ms` milliseconds of virtual time (both ends
+    /// included), at a strength that is felt. `docs/faults.md` lists the families and what their time means; another
+    /// strength is set in [`Spec::faults`], in the unit that is named there.
     pub fn with_faults(mut self, family: &str, count: Range, for_ms: Range) -> Spec {
         let strength = match family {
             "loss" => [100_000, 400_000],

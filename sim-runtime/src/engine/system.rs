@@ -78,16 +78,18 @@ pub trait System: 'static {
         &[]
     }
 
-    /// What a file is for, by its path: counted in reports, aimed at by disk errors.
+    /// What a file is for, by its path: counted in reports, aimed at by disk errors and damage. A system that gives no file
+    /// a role has them aimed at any file.
     fn file_role(&self) -> fn(&str) -> Role {
         |_| Role::Other
     }
 
-    /// Faults are over and every server runs: waits until the system has recovered, or says why it has not within the
-    /// bound.
+    /// Faults are over and every server was started: waits until the system has recovered, or says why it has not within
+    /// [`Cluster::bound_ns`], which violates the property `convergence`.
+    ///
+    /// By default it has recovered when every server that is not lost has said [`Server::serving`].
     fn converge<'a>(&'a self, cluster: &'a Cluster) -> Outside<'a, Result<(), String>> {
-        let _ = cluster;
-        Box::pin(async { Ok(()) })
+        Box::pin(run::all_serve::<Self::Event>(cluster))
     }
 
     /// Begins (`on`) or ends what a family of the system's own does, at this strength. Such families have a `/` in their
@@ -205,10 +207,13 @@ pub trait Workload<E>: Send + Sync + 'static {
     /// Draws what each of `clients` clients does, in order. Called before the world exists.
     fn plan(&self, shape: &Shape, draws: &mut Stream) -> Vec<Vec<PlannedOp>>;
 
-    /// One client on a host of its own, going through its operations.
+    /// One client on a host of its own, going through its operations. It ends every operation that it begins, in the calm
+    /// phase at the latest, as [`OpOutcome::Unknown`] if need be: one that waits all through it violates the property
+    /// `hang`.
     fn client(&self, client: Client<E>, ops: Vec<PlannedOp>) -> ClientProcess;
 
-    /// The system has converged: final reads and checks, on a host of its own.
+    /// The system has converged: final reads and checks, on a host of its own. Checks that take longer than
+    /// [`CHECK_NS_MAX`](super::simulation::CHECK_NS_MAX) violate the property `hang`.
     fn check(&self, client: Client<E>) -> Option<ClientProcess> {
         let _ = client;
         None

@@ -40,11 +40,15 @@ pub fn in_process<T: Send>(simulation: impl FnOnce() -> T + Send) -> T {
     // A test that failed in here poisons the lock; what it guards is rebuilt by every simulation.
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     TUNED.call_once(allocator::tune);
+    #[cfg(feature = "sqlite")]
+    let held = crate::adapters::sqlite::is_held();
     thread::scope(|scope| {
         let thread = thread::Builder::new()
             .name("simulation".to_owned())
             .stack_size(STACK_BYTES)
             .spawn_scoped(scope, || {
+                #[cfg(feature = "sqlite")]
+                crate::adapters::sqlite::inherit(held);
                 escape::seed_hash_keys(0);
                 simulation()
             })

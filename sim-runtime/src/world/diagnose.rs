@@ -97,13 +97,19 @@ impl fmt::Display for Halt {
             }
             Halt::Stopped => return f.write_str("stopped"),
         };
-        for task in tasks.iter().take(TASKS_LISTED) {
-            write!(f, "\n  {task}")?;
-        }
-        match tasks.len().saturating_sub(TASKS_LISTED) {
-            0 => Ok(()),
-            more => write!(f, "\n  and {more} more tasks"),
-        }
+        f.write_str(&listed(tasks))
+    }
+}
+
+/// A line for each task, the first of them if they are many.
+pub(crate) fn listed(tasks: &[TaskState]) -> String {
+    let mut text = String::new();
+    for task in tasks.iter().take(TASKS_LISTED) {
+        let _ = write!(text, "\n  {task}");
+    }
+    match tasks.len().saturating_sub(TASKS_LISTED) {
+        0 => text,
+        more => format!("{text}\n  and {more} more tasks"),
     }
 }
 
@@ -129,7 +135,7 @@ impl Inner {
     }
 
     /// All tasks, by order of spawning.
-    fn task_states(&self) -> Vec<TaskState> {
+    pub fn task_states(&self) -> Vec<TaskState> {
         let now = self.now.get();
         let tasks = self.tasks.borrow();
         let mut entries: Vec<_> = tasks.iter().map(|(_, entry)| entry).collect();

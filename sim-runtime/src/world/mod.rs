@@ -16,7 +16,7 @@
 mod agenda;
 pub mod clock;
 mod config;
-mod diagnose;
+pub(crate) mod diagnose;
 pub mod draws;
 mod executor;
 pub(crate) mod hash;
@@ -138,6 +138,11 @@ impl World {
     /// Every panic of a live incarnation so far, handled or not.
     pub fn panics(&self) -> Vec<PanicRecord> {
         self.inner.panics.borrow().clone()
+    }
+
+    /// Every task, by order of spawning, and what it waits for.
+    pub fn tasks(&self) -> Vec<TaskState> {
+        self.inner.task_states()
     }
 
     /// What the network did so far.

@@ -16,3 +16,4 @@ mod locks;
 mod vfs;
 
 pub use vfs::{Installed, VFS_NAME, install, reset_randomness};
+pub(crate) use vfs::{inherit, is_held};

@@ -1,6 +1,7 @@
 //! The VFS itself: names, randomness, time; and how it becomes the default.
 #![allow(unsafe_code)] // SQLite's interface is C: function pointers, strings without a length, out parameters.
 
+use std::cell::Cell;
 use std::ffi::{CStr, c_char, c_int};
 use std::io;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
@@ -23,15 +24,26 @@ pub struct Installed {
     _one_at_a_time: MutexGuard<'static, ()>,
 }
 
+thread_local! {
+    /// This thread has it installed, or the one that waits for this thread.
+    static HELD: Cell<bool> = const { Cell::new(false) };
+}
+
 /// Makes the simulated VFS the default and resets SQLite's random generator, which is then seeded from the run.
 ///
-/// Waits while another thread of this process has it installed. Every test that touches SQLite takes part, also one that
-/// uses real files: see [`Installed`].
+/// For worlds made by hand: a [`Simulation`](crate::engine::Simulation) does so by itself for as long as it runs. Waits
+/// while another thread of this process has it installed. Every test that touches SQLite takes part, also one that uses
+/// real files: see [`Installed`].
 ///
 /// # Panics
-/// If SQLite refuses to initialise.
+/// If SQLite refuses to initialise, or if it would wait for ever: this thread has it installed already, or the one that
+/// waits for this simulation has.
 pub fn install() -> Installed {
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    assert!(
+        !HELD.get(),
+        "the simulated VFS is installed already, by whoever waits for this: a simulation installs it by itself"
+    );
     let lock = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     // SAFETY: the VFS is never freed and, behind the lock, registered by one thread at a time.
     let done = unsafe {
@@ -42,7 +54,18 @@ pub fn install() -> Installed {
     };
     assert_eq!(done, ffi::SQLITE_OK, "SQLite did not take the simulated VFS");
     reset_randomness();
+    HELD.set(true);
     Installed { _one_at_a_time: lock }
+}
+
+/// Whether an [`install`] here would wait for ever.
+pub(crate) fn is_held() -> bool {
+    HELD.get()
+}
+
+/// On a thread that somebody waits for who has it installed, if `held`.
+pub(crate) fn inherit(held: bool) {
+    HELD.set(held);
 }
 
 impl Drop for Installed {
@@ -50,6 +73,7 @@ impl Drop for Installed {
         // SAFETY: registered by `install`. Files that are still open keep their own methods.
         unsafe { ffi::sqlite3_vfs_unregister(vfs()) };
         reset_randomness();
+        HELD.set(false);
     }
 }
 

@@ -28,7 +28,7 @@ impl<E: Clone + 'static> Nemesis<E> {
                     let span =
                         1 + world::draw(Purpose("damage span"), u64::from(self.fleet.hosts[index].0), world::now_ns())
                             % 20;
-                    disk.order_damage(*damage, *role, *sectors, span);
+                    disk.order_damage(*damage, disk.aimed(*role), *sectors, span);
                     self.show_damage(index, *after_ns, *down_ns, *power, SHOW_TRIES_MAX);
                 }
             }
@@ -52,7 +52,7 @@ impl<E: Clone + 'static> Nemesis<E> {
                     self.take_down(index, *down_ns, false);
                     match how {
                         Loss::Gone => disk.wipe(),
-                        Loss::Unopenable(role) => disk.scramble(*role),
+                        Loss::Unopenable(role) => disk.scramble(disk.aimed(*role)),
                     }
                     let nemesis = Rc::clone(self);
                     self.fleet.lose(index, move || nemesis.ledger.noticed(family, 1));
@@ -67,7 +67,8 @@ impl<E: Clone + 'static> Nemesis<E> {
                     }
                     nemesis.ledger.injected("old-image", 1);
                     nemesis.take_down(index, down_ns, true);
-                    let log = |volume: &Volume| volume.contents_by_role(Role::Log);
+                    let role = disk.aimed(Role::Log);
+                    let log = |volume: &Volume| volume.contents_by_role(role);
                     nemesis.ledger.noticed("old-image", u64::from(log(&disk.volume()) != log(&image)));
                     disk.mount(image);
                     nemesis.fleet.swap(index);
@@ -86,7 +87,8 @@ impl<E: Clone + 'static> Nemesis<E> {
         };
         let set = |disks: &[Disk], lying_sync_ppm| {
             for disk in disks {
-                disk.set_config(DiskConfig { lying_sync_ppm, lying_sync_role: Some(Role::Log), ..disk.config() });
+                let lying_sync_role = Some(disk.aimed(Role::Log));
+                disk.set_config(DiskConfig { lying_sync_ppm, lying_sync_role, ..disk.config() });
             }
         };
         let before = lies(&disks);

@@ -3,8 +3,10 @@
 //! Digests are rolling, so once two runs differ every later checkpoint differs too; the first differing one brackets
 //! the first differing event.
 
+use std::fmt;
+
+use super::record::{RunRecord, TraceEvent};
 use serde::Serialize;
-use sim_runtime::engine::record::{RunRecord, TraceEvent};
 
 /// Two runs that should have been the same.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -20,6 +22,21 @@ pub struct Difference {
     pub right: Option<TraceEvent>,
     /// The equal events before it.
     pub before: Vec<TraceEvent>,
+}
+
+impl fmt::Display for Difference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)?;
+        for event in &self.before {
+            write!(f, "\n  both  {event}")?;
+        }
+        for (side, event) in [("one", &self.left), ("other", &self.right)] {
+            if let Some(event) = event {
+                write!(f, "\n  {side:5} {event}")?;
+            }
+        }
+        Ok(())
+    }
 }
 
 /// Equal events shown before the first differing one.
@@ -99,8 +116,8 @@ fn ending(record: &RunRecord) -> String {
 
 #[cfg(test)]
 mod tests {
-    use sim_runtime::engine::record::{Checkpoint, RunRequest};
-    use sim_runtime::isolate::{Death, Outcome};
+    use crate::engine::record::{Checkpoint, RunRequest};
+    use crate::isolate::{Death, Outcome};
 
     use super::*;
 
