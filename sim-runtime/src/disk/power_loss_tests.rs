@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::*;
-use crate::disk::file::Interval;
+use crate::disk::file::{Bytes, Interval};
 use crate::disk::names::FileId;
 use crate::world::draws::Dice;
 
