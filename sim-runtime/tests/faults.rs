@@ -5,8 +5,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use sim_runtime::disk::OpKind;
 use sim_runtime::engine::faults::{clock as clock_faults, link, process};
-use sim_runtime::engine::plan::PARTITION_KINDS;
+use sim_runtime::engine::plan::{Fault, PARTITION_KINDS};
 use sim_runtime::engine::record::{RunRecord, RunRequest};
 use sim_runtime::engine::report::FaultCount;
 use sim_runtime::engine::{Exit, Process, Server, Simulation, Spec, System, run};
@@ -146,4 +147,32 @@ fn a_quiet_world_has_none() {
     for (kind, count) in run(Spec::quiet("chatter", 4, 5), 1).report.faults.expect("the run lived") {
         assert_eq!((count.injected, count.noticed), (0, 0), "{kind}");
     }
+}
+
+#[test]
+fn a_loss_of_power_follows_half_of_the_disk_errors() {
+    let errors_alone = Spec::quiet("errors", 3, 20).with_faults("disk-error", [4, 4], [700, 2000]);
+    let with_losses = errors_alone.clone().with_faults("power-loss", [1, 1], [700, 2000]);
+    // Of all that could be.
+    let followed = |spec: Spec| {
+        let simulation = Simulation::new(spec, || Chatter);
+        let (mut followed, mut errors) = (0, 0);
+        for seed in 0..50 {
+            let plan = simulation.plan(seed);
+            let losses: Vec<_> = plan.faults.iter().filter(|planned| planned.fault.family() == "power-loss").collect();
+            for error in &plan.faults {
+                let Fault::DiskError { op: OpKind::Write | OpKind::Sync, .. } = error.fault else { continue };
+                let at = error.when.not_before_ns();
+                let soon = at..at + 500_000_000;
+                errors += 1;
+                followed += u32::from(losses.iter().any(|loss| {
+                    soon.contains(&loss.when.not_before_ns()) && loss.fault.target() == error.fault.target()
+                }));
+            }
+        }
+        (followed, errors)
+    };
+    assert_eq!(followed(errors_alone).0, 0, "what is off stays off");
+    let (followed, errors) = followed(with_losses);
+    assert!(errors > 80 && followed * 100 / errors > 40, "{followed} of {errors}");
 }

@@ -216,8 +216,28 @@ impl Planner<'_> {
                 faults.push(planned);
             }
         }
+        faults.extend(self.aftermath(&faults));
         faults.sort_by_key(|planned| planned.when.not_before_ns());
         faults
+    }
+
+    /// Losses of power soon after some of the disk errors. What an ignored error left undone shows then, and only then: the
+    /// next sync that succeeds covers it up.
+    fn aftermath(&self, faults: &[PlannedFault]) -> Vec<PlannedFault> {
+        let Some(power_loss) = self.spec.faults.get("power-loss") else { return Vec::new() };
+        let mut draws = self.stream("plan aftermath", 0);
+        let mut losses = Vec::new();
+        for PlannedFault { when, fault } in faults {
+            if let Fault::DiskError { target, op: OpKind::Write | OpKind::Sync, .. } = fault
+                && draws.below(2) == 0
+            {
+                let ns = when.not_before_ns() + draws.below(AFTERMATH_NS_MAX);
+                let fault =
+                    Fault::PowerLoss { target: target.clone(), down_ns: millis(within(&mut draws, power_loss.for_ms)) };
+                losses.push(PlannedFault { when: Trigger::At { ns }, fault });
+            }
+        }
+        losses
     }
 
     fn fault(
@@ -359,6 +379,8 @@ fn micros(value: u64) -> Nanos {
 
 /// Faults begin after the servers had time to form a cluster.
 const FAULTS_BEGIN_NS: Nanos = 1_000_000_000;
+/// So long after an error a loss of power may follow it.
+const AFTERMATH_NS_MAX: Nanos = 500_000_000;
 /// A fault within a disk operation picks one of so many after its time.
 const DISK_OPS_AHEAD_MAX: u64 = 60;
 /// A fault after a disk operation comes at most so late: about as long as a commit takes.
