@@ -28,7 +28,7 @@ use tokio::task::spawn_local;
 use workloads::config;
 use workloads::event::Event;
 use workloads::kv::client;
-use workloads::kv::seat::{Desk, Store};
+use workloads::seat::{Desk, Store};
 
 use super::cluster::Cluster;
 use crate::UsageError;

@@ -16,10 +16,10 @@ use buggify::{assert_always, assert_reachable, assert_sometimes};
 use sim_runtime::engine::{Client, OpKind, OpOutcome, PlannedOp};
 
 use super::alphabet::{Expectation, KvOp, Oversize, Staleness, TxnStep, VALUE_BYTES_MAX, key, value, value_of_bytes};
-use super::seat::{Desk, Store};
 use crate::config;
 use crate::env::SimEnv;
 use crate::event::{Action, Event, OpResult};
+use crate::seat::{Desk, Store};
 use crate::transport;
 
 /// Whether this client works through a session.

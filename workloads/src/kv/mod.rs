@@ -3,12 +3,11 @@
 //! - [`alphabet`]: the operations as they stand in a plan
 //! - [`generator`]: draws them
 //! - `phases`: what all clients do more of for a while
-//! - [`client`]: carries them out and tells the oracles; [`seat`]: where it does so, in a simulation or in the real world
+//! - [`client`]: carries them out and tells the oracles
 pub mod alphabet;
 pub mod client;
 pub mod generator;
 mod phases;
-pub mod seat;
 
 use sim_runtime::engine::{Client, ClientProcess, PlannedOp, Shape, Workload};
 use sim_runtime::world::draws::Stream;
