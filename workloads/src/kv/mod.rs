@@ -13,6 +13,8 @@ use sim_runtime::engine::{Client, ClientProcess, PlannedOp, Shape, Workload};
 use sim_runtime::world::draws::Stream;
 
 use crate::event::Event;
+use crate::seat::in_session;
+use crate::teller;
 
 /// See the module.
 pub struct Kv;
@@ -28,14 +30,14 @@ impl Workload<Event> for Kv {
 
     fn client(&self, client: Client<Event>, ops: Vec<PlannedOp>) -> ClientProcess {
         Box::pin(async move {
-            let store = client::store(&client, client::in_session(client.index), false);
+            let store = teller::store(&client, in_session(client.index), false);
             client::work(client, store, ops).await;
         })
     }
 
     fn check(&self, client: Client<Event>) -> Option<ClientProcess> {
         Some(Box::pin(async move {
-            let store = client::store(&client, true, true);
+            let store = teller::store(&client, true, true);
             client::final_checks(client, store).await;
         }))
     }
