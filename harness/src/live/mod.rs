@@ -36,6 +36,8 @@ use namespaces::Namespaces;
 const SPEC: &str = "live";
 /// Bound on convergence after the faults ended, and on the clients' last operations.
 const CALM: Duration = Duration::from_secs(30);
+/// Bound on the last words of all workloads, which take seconds.
+const CHECK: Duration = Duration::from_secs(60);
 
 /// Runs what was asked for; nothing is built.
 pub fn execute(arguments: &LiveArguments) -> Result<Exit, UsageError> {
@@ -140,7 +142,11 @@ async fn run(
     }
     record.emit(Event::Converged { result: converged.clone() });
     if converged.is_ok() {
-        clients::check(&cluster, &record, plan).await;
+        if tokio::time::timeout(CHECK, clients::check(&cluster, &record, plan)).await.is_err() {
+            let message =
+                format!("the last reads and writes were not done within {CHECK:?}, though all nodes were ready");
+            cluster.blame("convergence", message, &record);
+        }
         judge::compare_states(&cluster, &record).await;
     }
     cluster.stop_all(&record).await;
