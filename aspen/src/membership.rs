@@ -175,6 +175,9 @@ pub fn check(change: &Change, view: &View, rules: &Rules) -> Result<(), Unmet> {
             if let Some(id) = remove.iter().find(|id| !retain && view.may_be_allocated(**id)) {
                 return unmet(not_passed(*id, view));
             }
+            if let Some(id) = add.intersection(voters).next() {
+                return unmet(format!("node {id} is a voter already"));
+            }
             if let Some(stranger) = add.iter().find(|id| !view.learners.contains(id)) {
                 return unmet(format!("node {stranger} is no learner"));
             }
@@ -186,8 +189,14 @@ pub fn check(change: &Change, view: &View, rules: &Rules) -> Result<(), Unmet> {
                 return unmet(reason);
             }
             let after: BTreeSet<NodeId> = voters.union(add).filter(|id| !remove.contains(id)).copied().collect();
-            if after == *voters || after.is_empty() || after.len() > rules.voters_max {
-                return unmet(format!("{after:?} is no new set of 1 to {} voters", rules.voters_max));
+            if after == *voters {
+                return unmet(format!("the voters are {after:?} already"));
+            }
+            if after.is_empty() {
+                return unmet(format!("no voter would be left of {voters:?}"));
+            }
+            if after.len() > rules.voters_max {
+                return unmet(format!("{} voters are too many, {} are allowed", after.len(), rules.voters_max));
             }
             if planted!("quorum-counted-before-change") {
                 return view.quorum_is_kept(voters, rules);
@@ -307,7 +316,9 @@ mod tests {
         // The one that is down may go, a healthy one may not.
         assert_eq!(check(&voters(&[], &[2]), &one_down, &RULES), Ok(()));
         refused(&voters(&[], &[3]), &one_down, "no quorum");
-        refused(&voters(&[], &[1, 2, 3]), &view(), "no new set");
+        refused(&voters(&[], &[1, 2, 3]), &view(), "no voter would be left");
+        refused(&voters(&[], &[]), &view(), "already");
+        refused(&voters(&[2], &[]), &view(), "a voter already");
         refused(&voters(&[], &[7]), &view(), "no voter");
     }
 
