@@ -154,7 +154,7 @@ impl ClientError {
                 "look at the membership, and ask again once the message's reason is gone"
             }
             _ if code == ErrorCode::DiskFull => {
-                "delete keys or make room on the disk; writes are taken again by themselves"
+                "make room on the disk, or hand the leadership to a node that has some; writes are taken again by themselves"
             }
             Retry::Never => "the same request will fail again",
             Retry::Elsewhere => "try again, at another node",

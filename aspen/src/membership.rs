@@ -5,7 +5,8 @@
 //! joint configuration, which is legal and lasts until somebody finishes it ([`Change::Finish`]).
 //!
 //! Node ids are never reused. A new one is the index of a committed blank entry: no other index will ever be the same.
-//! Founders chose their ids; they may leave only once the log has passed them.
+//! Founders chose their ids; they may leave only once the log has passed them. So an id that was ever in use is no newer
+//! than the last change of the membership, and only newer ones are taken: who asks with an older one allocates another.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -49,6 +50,8 @@ pub struct View {
     pub is_committed: bool,
     /// Index of the leader's last entry.
     pub last_index: u64,
+    /// Index of the entry that holds the latest configuration.
+    pub changed_at: u64,
     /// Up to where the other members' logs match, and how long ago they were heard.
     pub members: BTreeMap<NodeId, Seen>,
 }
@@ -98,6 +101,12 @@ impl View {
             Change::Voters { .. } | Change::AddLearner { .. } | Change::Finish => Vec::new(),
         };
         leaving.into_iter().filter(|id| self.may_be_allocated(*id)).max()
+    }
+
+    /// Whether the id may have been that of a member that is gone.
+    fn may_have_been_used(&self, id: NodeId) -> bool {
+        // The entry that made a node a member, or removed a founder, came after the one whose index is its id.
+        id <= self.changed_at && !planted!("node-id-reused")
     }
 
     /// Whether a new node may get this id, if it is not a member's. Of founders of a cluster that has hardly written.
@@ -152,12 +161,22 @@ pub fn check(change: &Change, view: &View, rules: &Rules) -> Result<(), Unmet> {
             if *id > view.last_index {
                 return unmet(format!("{id} is not the index of any entry yet: allocate an id"));
             }
+            if view.may_have_been_used(*id) {
+                return unmet(format!(
+                    "node {id} may have been a member before, and an id is never used again: have the cluster \
+                     find a new one, or name the index of an entry after {}",
+                    view.changed_at
+                ));
+            }
             Ok(())
         }
         Change::Voters { add, remove, retain } => {
             let voters = view.uniform()?;
             if let Some(id) = remove.iter().find(|id| !retain && view.may_be_allocated(**id)) {
                 return unmet(not_passed(*id, view));
+            }
+            if let Some(id) = add.intersection(voters).next() {
+                return unmet(format!("node {id} is a voter already"));
             }
             if let Some(stranger) = add.iter().find(|id| !view.learners.contains(id)) {
                 return unmet(format!("node {stranger} is no learner"));
@@ -170,8 +189,14 @@ pub fn check(change: &Change, view: &View, rules: &Rules) -> Result<(), Unmet> {
                 return unmet(reason);
             }
             let after: BTreeSet<NodeId> = voters.union(add).filter(|id| !remove.contains(id)).copied().collect();
-            if after == *voters || after.is_empty() || after.len() > rules.voters_max {
-                return unmet(format!("{after:?} is no new set of 1 to {} voters", rules.voters_max));
+            if after == *voters {
+                return unmet(format!("the voters are {after:?} already"));
+            }
+            if after.is_empty() {
+                return unmet(format!("no voter would be left of {voters:?}"));
+            }
+            if after.len() > rules.voters_max {
+                return unmet(format!("{} voters are too many, {} are allowed", after.len(), rules.voters_max));
             }
             if planted!("quorum-counted-before-change") {
                 return view.quorum_is_kept(voters, rules);
@@ -218,6 +243,7 @@ mod tests {
             learners: set(&[40]),
             is_committed: true,
             last_index: 100,
+            changed_at: 60,
             members: [2, 3, 40].map(|id| (id, seen)).into(),
         }
     }
@@ -238,6 +264,18 @@ mod tests {
         refused(&add(40), &view(), "a member already");
         refused(&add(101), &view(), "allocate an id");
         refused(&add(0), &view(), "begin with 1");
+        assert_eq!(check(&add(61), &view(), &RULES), Ok(()));
+    }
+
+    /// Founder 4 and the node 55 were removed: the membership is that of entry 60, which came after both ids.
+    #[test]
+    fn an_id_that_was_used_is_not_taken_again() {
+        let add = |id| Change::AddLearner { id, address: Address::default() };
+        for id in [4, 55, 60] {
+            refused(&add(id), &view(), "never used again");
+        }
+        let unchanged = View { changed_at: 0, ..view() };
+        assert_eq!(check(&add(4), &unchanged, &RULES), Ok(()));
     }
 
     #[test]
@@ -278,7 +316,9 @@ mod tests {
         // The one that is down may go, a healthy one may not.
         assert_eq!(check(&voters(&[], &[2]), &one_down, &RULES), Ok(()));
         refused(&voters(&[], &[3]), &one_down, "no quorum");
-        refused(&voters(&[], &[1, 2, 3]), &view(), "no new set");
+        refused(&voters(&[], &[1, 2, 3]), &view(), "no voter would be left");
+        refused(&voters(&[], &[]), &view(), "already");
+        refused(&voters(&[2], &[]), &view(), "a voter already");
         refused(&voters(&[], &[7]), &view(), "no voter");
     }
 

@@ -28,7 +28,8 @@ async fn a_lost_node_is_replaced_under_a_new_id() {
 
     let new = client.allocate_node_id().await.unwrap();
     assert!(new > 20, "the index of an entry after the writes, not {new}");
-    assert_ne!(new, client.allocate_node_id().await.unwrap(), "every id is another");
+    let another = client.allocate_node_id().await.unwrap();
+    assert_ne!(new, another, "every id is another");
     cluster.start_node(new).await;
     let status = client.cluster_status().await.unwrap();
     client.add_learner(new, address(new), &status).await.unwrap();
@@ -45,7 +46,16 @@ async fn a_lost_node_is_replaced_under_a_new_id() {
         tokio::time::sleep(std::time::Duration::from_millis(20)).await;
     };
     let expected: BTreeSet<NodeId> = (1..=3).filter(|id| *id != lost).chain([new]).collect();
-    assert_eq!((replaced.voters, replaced.learners), (vec![expected], ids(&[])));
+    assert_eq!((&replaced.voters, &replaced.learners), (&vec![expected], &ids(&[])));
+
+    // Nobody has the lost one's id again, whoever asks; nor one that was allocated before the last change, since nobody can
+    // tell any more that it was not used.
+    for id in [lost, another] {
+        let refused = client.add_learner(id, address(9), &replaced).await.unwrap_err();
+        assert_eq!((refused.code, refused.outcome), (ErrorCode::PreconditionFailed, ErrorOutcome::Definite));
+        assert!(refused.message.contains("never used again"), "{refused}");
+    }
+    assert_eq!(client.cluster_status().await.unwrap().membership, replaced.membership);
 
     // The new node counts: the cluster lives on when another one goes.
     let other = (1..=3).find(|id| *id != lost && *id != leader).unwrap();

@@ -51,6 +51,8 @@ async fn every_command_works_for_people_and_for_programs() {
     let measured = json(&node, &bench, 0);
     assert!(measured["operations"].as_u64().unwrap() > 0 && measured["errors"] == 0, "{measured}");
     assert!(measured["log"]["batch"].as_f64().unwrap() >= 1.0, "{measured}");
+    let too_long = says(&node, &["bench", "--clients", "1", "--seconds", "0.1", "--value-size", "2000000"], 1);
+    assert!(too_long.contains("no latency") && too_long.contains("limit-exceeded, the first: "), "{too_long}");
     for nothing in ["--clients", "--keys", "--seconds"] {
         says(&node, &["bench", nothing, "0"], 2);
     }
@@ -158,7 +160,11 @@ fn a_mistake_ends_with_2_and_nobody_there_with_1() {
     assert_eq!(nobody.status.code(), Some(1));
     let error: Value = serde_json::from_slice(&nobody.stdout).unwrap();
     assert_eq!((&error["error"]["code"], &error["error"]["outcome"]), (&"unreachable".into(), &"definite".into()));
-    assert_eq!(run(&["--endpoint", "127.0.0.1:9", "status"]).status.code(), Some(1));
+    let status = run(&["--endpoint", "127.0.0.1:9", "status"]);
+    let page = String::from_utf8(status.stdout).unwrap();
+    let lines: Vec<&str> = page.lines().collect();
+    assert_eq!((status.status.code(), lines.len()), (Some(1), 3), "{page}");
+    assert!(lines[1].ends_with("no answer") && lines[2].contains("Connection refused"), "{page}");
     assert_eq!(run(&["--timeout", "0", "status"]).status.code(), Some(2));
     assert_eq!(run(&["--endpoint", "https://a", "status"]).status.code(), Some(2));
     for (variable, text) in [("ASPEN_HTTP_TOKEN", ""), ("ASPEN_HTTP_TOKEN", "short"), ("ASPEN_ENDPOINT", "ftp://x")] {

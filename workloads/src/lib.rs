@@ -5,7 +5,8 @@
 //! - [`byzantine`]: links that lie, for calibration
 //! - [`kv`]: the workload over all commands and queries
 //! - [`lock`], [`bank`], [`append_list`], [`session_storm`], [`admin`]: workloads over what users build on the store
-//! - [`teller`]: a client whose operations the oracles see; [`pace`]: when operations begin
+//! - [`teller`]: a client whose operations the oracles see; [`seat`]: where it sits, in a simulation or in the real world;
+//!   [`pace`]: when operations begin
 //! - [`membership`]: operators who replace lost machines, grow and shrink the cluster; [`machines`]: which Raft node each machine is
 //! - [`event`]: what the oracles see; [`metrics`]: openraft's view, reduced to what is judged
 //! - [`scenario`]: scenarios of the corpus as tests; `property` (feature `proptest`): plans for property tests
@@ -32,6 +33,7 @@ pub mod pace;
 #[cfg(feature = "proptest")]
 pub mod property;
 pub mod scenario;
+pub mod seat;
 pub mod session_storm;
 pub mod specs;
 pub mod teller;

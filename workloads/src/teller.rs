@@ -11,39 +11,59 @@ use aspen::command::{Answer, Command, Query, Reply, SessionSeq};
 use aspen::error::{ClientError, ErrorOutcome};
 use aspen::types::Address;
 use buggify::assert_always;
-use sim_runtime::engine::{Client, OpKind, OpOutcome};
-use sim_runtime::world;
+use sim_runtime::engine::{Client, OpKind, OpOutcome, PlannedOp};
 
 use crate::config;
 use crate::env::SimEnv;
 use crate::event::{Action, Event, OpResult};
+use crate::seat::{Desk, Store};
 use crate::transport;
 
-/// One client of the store.
-pub struct Teller {
-    pub client: Client<Event>,
-    pub aspen: Aspen<SimEnv>,
+/// One client of the store, wherever it sits.
+pub struct Teller<D, S> {
+    desk: D,
+    store: S,
 }
 
 /// Nobody was answered: refused for good, or unknown.
 pub type Told<T> = Result<T, ErrorOutcome>;
 
-impl Teller {
-    /// Its writes go through a session if `in_session`. `patient` ones outlast any disturbance.
-    pub fn new(client: Client<Event>, in_session: bool, patient: bool) -> Teller {
-        let addresses = client.servers.iter().map(|host| transport::address(*host)).collect();
-        Teller::at(client, addresses, in_session, patient)
+/// Makes the store that a simulated client asks. Its writes go through a session if `in_session`; a `patient` one outlasts
+/// any disturbance.
+pub fn store(client: &Client<Event>, in_session: bool, patient: bool) -> impl Fn() -> Aspen<SimEnv> + use<> {
+    let addresses: Vec<Address> = client.servers.iter().map(|host| transport::address(*host)).collect();
+    let env = SimEnv::new(None);
+    let config = config::client_config(|name| client.knob(name), client.index, in_session, patient);
+    move || Aspen::new(env.clone(), addresses.clone(), config.clone())
+}
+
+impl Teller<Client<Event>, Aspen<SimEnv>> {
+    /// In a simulation; see [`store`].
+    pub fn simulated(client: Client<Event>, in_session: bool, patient: bool) -> Self {
+        let store = store(&client, in_session, patient)();
+        Teller::new(client, store)
+    }
+}
+
+impl<D: Desk, S: Store> Teller<D, S> {
+    pub fn new(desk: D, store: S) -> Self {
+        Teller { desk, store }
     }
 
-    fn at(client: Client<Event>, addresses: Vec<Address>, in_session: bool, patient: bool) -> Teller {
-        let config = config::client_config(|name| client.knob(name), client.index, in_session, patient);
-        Teller { aspen: Aspen::new(SimEnv::new(None), addresses, config), client }
+    /// See [`Desk::wait_for_turn`].
+    pub async fn wait_for_turn(&self, op: &PlannedOp) -> bool {
+        self.desk.wait_for_turn(op).await
+    }
+
+    /// See [`Desk::sleep`].
+    pub async fn sleep(&self, duration: Duration) {
+        self.desk.sleep(duration).await;
     }
 
     /// Changes the store. `command` is made for the ids of the client and the operation.
     pub async fn write(&self, command: impl FnOnce((u32, u64)) -> Command) -> Told<Reply> {
         let (op, command) = self.begin(None, command);
-        let result = self.aspen.execute(command).await;
+        let result = self.store.execute(command).await;
         self.end_write(op, result)
     }
 
@@ -55,12 +75,12 @@ impl Teller {
         command: impl FnOnce((u32, u64)) -> Command,
     ) -> Told<Reply> {
         let (op, command) = self.begin(Some(name), command);
-        let asked = self.aspen.execute_as(name, command);
+        let asked = self.store.execute_as(name, command);
         let result = match patience {
             None => asked.await,
-            Some(patience) => match world::timeout(patience, Box::pin(asked)).await {
-                Ok(result) => result,
-                Err(_) => {
+            Some(patience) => match self.desk.within(patience, asked).await {
+                Some(result) => result,
+                None => {
                     self.ended(op, OpKind::Write, OpResult::Unknown("the client hung up".to_owned()));
                     return Err(ErrorOutcome::Unknown);
                 }
@@ -71,13 +91,9 @@ impl Teller {
 
     /// Reads a linearizable state.
     pub async fn read(&self, query: Query) -> Told<Answer> {
-        let op = self.client.begin();
-        self.client.emit(Event::Invoked {
-            client: self.client.index,
-            op,
-            action: Rc::new(Action::Read(query.clone())),
-        });
-        match self.aspen.query(query).await {
+        let op = self.desk.begin();
+        self.invoked(op, Action::Read(query.clone()));
+        match self.store.query(query).await {
             Ok(answer) => {
                 self.ended(op, OpKind::Read, OpResult::Answered(answer.clone()));
                 Ok(answer)
@@ -91,11 +107,14 @@ impl Teller {
     }
 
     fn begin(&self, session: Option<SessionSeq>, command: impl FnOnce((u32, u64)) -> Command) -> (u64, Command) {
-        let op = self.client.begin();
-        let command = command((self.client.index, op));
-        let action = Action::Write { session, command: command.clone() };
-        self.client.emit(Event::Invoked { client: self.client.index, op, action: Rc::new(action) });
+        let op = self.desk.begin();
+        let command = command((self.desk.index(), op));
+        self.invoked(op, Action::Write { session, command: command.clone() });
         (op, command)
+    }
+
+    fn invoked(&self, op: u64, action: Action) {
+        self.desk.emit(Event::Invoked { client: self.desk.index(), op, action: Rc::new(action) });
     }
 
     fn end_write(&self, op: u64, result: Result<Reply, ClientError>) -> Told<Reply> {
@@ -117,8 +136,8 @@ impl Teller {
             OpResult::Failed(_) => OpOutcome::Failed,
             OpResult::Unknown(_) => OpOutcome::Unknown,
         };
-        self.client.emit(Event::Returned { client: self.client.index, op, result: Rc::new(result) });
-        self.client.end(op, kind, outcome);
+        self.desk.emit(Event::Returned { client: self.desk.index(), op, result: Rc::new(result) });
+        self.desk.end(op, kind, outcome);
     }
 }
 

@@ -117,7 +117,7 @@ impl Operator<'_> {
         };
         let status = self.status().await?;
         let silence_max = Duration::from_millis(2 * self.app.config.raft.election_max_ms);
-        if let Some(reason) = is_no_newcomer(id, &address, &status, silence_max) {
+        if let Some(reason) = is_no_newcomer(&address, &status, silence_max) {
             return Err(Refusal::new(ErrorCode::PreconditionFailed, reason));
         }
         let change = Change::AddLearner { id, address: Address(address) };
@@ -205,22 +205,11 @@ impl Operator<'_> {
     }
 }
 
-/// Why a node cannot be a new member under this id, if so. Holds as long as the membership is that of `status`, which the
-/// change is made on.
+/// Why a node at this address cannot be a new member, if so. Holds as long as the membership is that of `status`, which the
+/// change is made on. Whether its id may be used is the leader's affair.
 ///
-/// An id that was a member's before is no newer than the entry that made it one, and so no newer than the membership: only
-/// later indexes are accepted. A key is its node's identity and has one id; a place may change hands, once who had it is gone.
-fn is_no_newcomer(id: NodeId, address: &str, status: &ClusterStatus, silence_max: Duration) -> Option<String> {
-    if status.members.contains_key(&id) {
-        return Some(format!("node {id} is a member already"));
-    }
-    let changed_at = status.membership.map_or(0, |point| point.index);
-    if id <= changed_at {
-        return Some(format!(
-            "node {id} may have been a member before, and an id is never used again: leave node_id out, or name the index \
-             of an entry after {changed_at}"
-        ));
-    }
+/// A key is its node's identity and has one id; a place may change hands, once who had it is gone.
+fn is_no_newcomer(address: &str, status: &ClusterStatus, silence_max: Duration) -> Option<String> {
     let place: Place = address.parse().ok()?;
     for (other, member) in &status.members {
         let Ok(known) = member.address.0.parse::<Place>() else { continue };
@@ -280,7 +269,7 @@ mod tests {
     use iroh::SecretKey;
 
     use super::*;
-    use crate::message::{LogPoint, MemberStatus};
+    use crate::message::MemberStatus;
 
     fn status() -> ClusterStatus {
         let member = |matched| MemberStatus { address: Address::default(), matched, silent_for_ms: Some(1) };
@@ -304,29 +293,25 @@ mod tests {
         assert_eq!(heir(&alone).unwrap_err().code, ErrorCode::PreconditionFailed);
     }
 
-    /// Node 5 was removed: the membership is that of entry 60, which came after every id that was in use.
     #[test]
-    fn a_newcomer_has_an_id_and_a_key_that_nobody_had() {
+    fn a_newcomer_has_a_key_that_no_member_has() {
         let place = |key: u8, at: &str| Place::new(SecretKey::from_bytes(&[key; 32]).public(), at).to_string();
-        let mut status = ClusterStatus { membership: Some(LogPoint { term: 1, index: 60 }), ..status() };
+        let mut status = status();
         for (id, member) in &mut status.members {
             member.address = Address(place(u8::try_from(*id).unwrap(), &format!("127.0.0.1:{id}")));
         }
-        let refused = |id, key, at: &str| {
+        let refused = |key, at: &str| {
             let silence_max = Duration::from_secs(2);
-            is_no_newcomer(id, &place(key, at), &status, silence_max).unwrap_or_default()
+            is_no_newcomer(&place(key, at), &status, silence_max).unwrap_or_default()
         };
-        assert_eq!(refused(61, 50, "127.0.0.1:50"), "");
-        assert!(refused(9, 9, "127.0.0.1:9").contains("a member already"));
-        for id in [0, 5, 60] {
-            assert!(refused(id, 50, "127.0.0.1:50").contains("never used again"), "{id}");
-        }
-        assert!(refused(61, 3, "127.0.0.1:50").contains("that of node 3"));
-        assert!(refused(61, 1, "127.0.0.1:50").contains("that of node 1"), "the leader's own");
-        assert!(refused(61, 50, "127.0.0.1:1").contains("node 1 answers"));
-        assert!(refused(61, 50, "127.0.0.1:3").contains("node 3 answers"));
+        assert_eq!(refused(50, "127.0.0.1:50"), "");
+        assert!(refused(9, "127.0.0.1:9").contains("that of node 9"));
+        assert!(refused(3, "127.0.0.1:50").contains("that of node 3"));
+        assert!(refused(1, "127.0.0.1:50").contains("that of node 1"), "the leader's own");
+        assert!(refused(50, "127.0.0.1:1").contains("node 1 answers"));
+        assert!(refused(50, "127.0.0.1:3").contains("node 3 answers"));
         status.members.get_mut(&3).unwrap().silent_for_ms = None;
-        let moved_in = is_no_newcomer(61, &place(50, "127.0.0.1:3"), &status, Duration::from_secs(2));
+        let moved_in = is_no_newcomer(&place(50, "127.0.0.1:3"), &status, Duration::from_secs(2));
         assert_eq!(moved_in, None, "who takes the place of a node that is gone");
     }
 

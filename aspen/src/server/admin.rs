@@ -271,6 +271,7 @@ fn view<E: Env>(metrics: &RaftMetrics<TypeConfig<E>>) -> View {
         learners: membership.learner_ids().collect(),
         is_committed: stored.log_id() == metrics.committed_membership_config.log_id(),
         last_index: metrics.last_log_index.unwrap_or(0),
+        changed_at: stored.log_id().as_ref().map_or(0, |id| id.index),
         members: membership
             .nodes()
             .map(|(id, _)| (*id, Seen { matched: matched(id), silent_for: silent(id) }))

@@ -1,16 +1,18 @@
-//! The clients of a simulation at real nodes: the same operations by the same code, over HTTP or over iroh.
+//! The clients of a simulation at real nodes: the same operations of the same workloads by the same code, over HTTP or over
+//! iroh.
 //!
 //! What they are told is recorded with the monotonic clock, in the order in which it happened: one thread carries all
 //! clients, and an event is stamped when it is recorded.
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use aspen::client::{Client as Aspen, ClientConfig};
-use aspen::command::{self, Answer, Command, KeyMeta, KeyValue, Outcome, Query, Reply};
+use aspen::command::{self, Answer, Command, KeyMeta, KeyValue, Outcome, Query, Reply, SessionSeq};
 use aspen::error::{ClientError, ErrorCode};
 use aspen::message::StaleBound;
 use aspen::production::client::{ClientOptions, HttpClient, HttpError};
@@ -25,10 +27,10 @@ use sim_runtime::engine::report::{Latency, Ops};
 use sim_runtime::engine::{OpKind, OpOutcome, PlannedOp, Stamped};
 use sim_runtime::world::HostId;
 use tokio::task::spawn_local;
-use workloads::config;
 use workloads::event::Event;
-use workloads::kv::client;
-use workloads::kv::seat::{Desk, Store};
+use workloads::seat::{Desk, Store, in_session};
+use workloads::teller::Teller;
+use workloads::{admin, append_list, bank, config, kv, lock, session_storm};
 
 use super::cluster::Cluster;
 use crate::UsageError;
@@ -43,6 +45,7 @@ pub struct Record {
 }
 
 struct Op {
+    workload: String,
     begun_ns: u64,
     end: Option<(u64, OpKind, OpOutcome)>,
 }
@@ -85,15 +88,23 @@ impl Record {
 
     pub fn ops(&self) -> Ops {
         let mut total = Ops::default();
-        for op in self.ops.borrow().iter() {
-            total.attempted += 1;
-            match op.end {
-                Some((_, _, OpOutcome::Ok)) => total.ok += 1,
-                Some((_, _, OpOutcome::Failed)) => total.failed += 1,
-                Some((_, _, OpOutcome::Unknown)) | None => total.unknown += 1,
-            }
-        }
+        self.ops.borrow().iter().for_each(|op| count(op, &mut total));
         total
+    }
+
+    /// The same by workload. What operators had done by `admin` is upkeep, not operations, and acknowledged only is known of
+    /// it.
+    pub fn ops_by_workload(&self, plan: &Plan) -> BTreeMap<String, Ops> {
+        let planned = plan.clients.iter().map(|client| (client.workload.clone(), Ops::default()));
+        let mut by_workload: BTreeMap<String, Ops> = planned.collect();
+        for op in self.ops.borrow().iter() {
+            count(op, by_workload.entry(op.workload.clone()).or_default());
+        }
+        let upkept = self.events.borrow().iter().filter(|of| matches!(of.event, Event::Upkept { .. })).count();
+        if let Some(ops) = by_workload.get_mut(ADMIN) {
+            ops.ok = u64::try_from(upkept).unwrap_or(u64::MAX);
+        }
+        by_workload
     }
 
     /// Of acknowledged operations of one kind, in real microseconds.
@@ -110,9 +121,19 @@ impl Record {
     }
 }
 
+fn count(op: &Op, total: &mut Ops) {
+    total.attempted += 1;
+    match op.end {
+        Some((_, _, OpOutcome::Ok)) => total.ok += 1,
+        Some((_, _, OpOutcome::Failed)) => total.failed += 1,
+        Some((_, _, OpOutcome::Unknown)) | None => total.unknown += 1,
+    }
+}
+
 /// One client's place at the record.
 struct Seat {
     index: u32,
+    workload: String,
     record: Rc<Record>,
 }
 
@@ -132,7 +153,11 @@ impl Desk for Seat {
     fn begin(&self) -> u64 {
         let op = self.record.next.get();
         self.record.next.set(op + 1);
-        self.record.ops.borrow_mut().push(Op { begun_ns: self.record.now_ns(), end: None });
+        self.record.ops.borrow_mut().push(Op {
+            workload: self.workload.clone(),
+            begun_ns: self.record.now_ns(),
+            end: None,
+        });
         op
     }
 
@@ -145,6 +170,14 @@ impl Desk for Seat {
         let place = usize::try_from(op).expect("as many operations as memory holds");
         self.record.ops.borrow_mut()[place].end = Some((now, kind, outcome));
     }
+
+    fn sleep(&self, duration: Duration) -> impl Future<Output = ()> {
+        tokio::time::sleep(duration)
+    }
+
+    async fn within<T>(&self, patience: Duration, asked: impl Future<Output = T>) -> Option<T> {
+        tokio::time::timeout(patience, asked).await.ok()
+    }
 }
 
 /// Starts the clients of the plan; the future ends when all have.
@@ -156,18 +189,30 @@ pub async fn start(
     let iroh = over_iroh(cluster).await?;
     let mut tasks = Vec::new();
     for (index, planned) in (0u32..).zip(&plan.clients) {
-        let (desk, ops) = (Seat { index, record: record.clone() }, planned.ops.clone());
-        let config = client_config(plan, cluster, index, client::in_session(index), false);
-        // Both ways to work and both ways to ask, in every combination.
-        if index / 2 % 2 == 0 {
-            let cluster = cluster.clone();
-            let anew = move || http(&cluster, &config);
-            tasks.push(spawn_local(async move { client::work(desk, anew, ops).await }));
-        } else {
-            let (env, addresses) = (RealEnv::new(iroh.clone()), addresses(cluster));
-            let anew = move || Aspen::new(env.clone(), addresses.clone(), config.clone());
-            tasks.push(spawn_local(async move { client::work(desk, anew, ops).await }));
+        let workload = planned.workload.clone();
+        if !WORKLOADS.contains(&workload.as_str()) {
+            return Err(UsageError::new(format!("no client of the workload {workload} asks real nodes")));
         }
+        let (desk, ops) = (Seat { index, workload, record: record.clone() }, planned.ops.clone());
+        // A storm names its operations itself, and upkeep needs no session.
+        let in_session = in_session(index) && ![STORM, ADMIN].contains(&planned.workload.as_str());
+        let config = client_config(plan, cluster, index, in_session, false);
+        let (env, addresses) = (RealEnv::new(iroh.clone()), addresses(cluster));
+        let over_iroh = move |config: &ClientConfig| Aspen::new(env.clone(), addresses.clone(), config.clone());
+        // Both ways to work and both ways to ask, in every combination. A single node is asked for upkeep over iroh only.
+        tasks.push(if planned.workload == ADMIN {
+            let cluster = cluster.clone();
+            let place = move |server: u32| {
+                let node = cluster.nodes.get(usize::try_from(server).ok()?)?;
+                Some((u64::from(server) + 1, node.address.clone()))
+            };
+            spawn_local(async move { admin::work(desk, over_iroh(&config), place, |_| {}, ops).await })
+        } else if index / 2 % 2 == 0 {
+            let cluster = cluster.clone();
+            spawn_local(async move { work(desk, move || http(&cluster, &config), ops).await })
+        } else {
+            spawn_local(async move { work(desk, move || over_iroh(&config), ops).await })
+        });
     }
     Ok(async move {
         for task in tasks {
@@ -177,13 +222,38 @@ pub async fn start(
     })
 }
 
-/// The last word, as in a simulation.
-pub async fn check(cluster: &Rc<Cluster>, record: &Rc<Record>, plan: &Plan) -> Result<(), UsageError> {
-    let index = u32::try_from(plan.clients.len()).unwrap_or(u32::MAX);
-    let desk = Seat { index, record: record.clone() };
-    let config = client_config(plan, cluster, index, true, true);
-    client::final_checks(desk, || http(cluster, &config)).await;
-    Ok(())
+const STORM: &str = "session-storm";
+const ADMIN: &str = "admin";
+/// Whose clients ask real nodes.
+const WORKLOADS: [&str; 6] = ["kv", "lock", "bank", "append-list", STORM, ADMIN];
+
+/// One client at work. `anew` makes a store that knows nothing yet.
+async fn work<S: Store>(desk: Seat, anew: impl Fn() -> S, ops: Vec<PlannedOp>) {
+    let workload = desk.workload.clone();
+    let teller = |desk| Teller::new(desk, anew());
+    match workload.as_str() {
+        "lock" => lock::client::work(teller(desk), ops).await,
+        "bank" => bank::client::work(teller(desk), ops).await,
+        "append-list" => append_list::client::work(teller(desk), ops).await,
+        STORM => session_storm::client::work(teller(desk), ops).await,
+        _ => kv::client::work(desk, anew, ops).await,
+    }
+}
+
+/// The last word of each workload, as in a simulation.
+pub async fn check(cluster: &Rc<Cluster>, record: &Rc<Record>, plan: &Plan) {
+    let mut index = u32::try_from(plan.clients.len()).unwrap_or(u32::MAX);
+    let mut seat = |workload: &str| {
+        index += 1;
+        let desk = Seat { index: index - 1, workload: workload.to_owned(), record: record.clone() };
+        (desk, client_config(plan, cluster, index - 1, workload == "kv", true))
+    };
+    let (desk, config) = seat("kv");
+    kv::client::final_checks(desk, || http(cluster, &config)).await;
+    if plan.clients.iter().any(|client| client.workload == STORM) {
+        let (desk, config) = seat(STORM);
+        session_storm::client::abandon(Teller::new(desk, http(cluster, &config))).await;
+    }
 }
 
 fn client_config(plan: &Plan, cluster: &Cluster, index: u32, session: bool, patient: bool) -> ClientConfig {
@@ -240,6 +310,10 @@ fn http(cluster: &Cluster, config: &ClientConfig) -> Http {
 impl Store for Http {
     async fn execute(&self, command: Command) -> Result<Reply, ClientError> {
         self.client.execute(command).await.map(reply).map_err(failed)
+    }
+
+    async fn execute_as(&self, name: SessionSeq, command: Command) -> Result<Reply, ClientError> {
+        self.client.execute_as(name, command).await.map(reply).map_err(failed)
     }
 
     async fn query(&self, query: Query) -> Result<Answer, ClientError> {

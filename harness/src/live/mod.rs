@@ -14,13 +14,14 @@ pub mod cluster;
 pub mod judge;
 pub mod namespaces;
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
 
 use sim_runtime::engine::Plan;
-use sim_runtime::engine::report::RunReport;
+use sim_runtime::engine::report::{Ops, RunReport};
 use tokio::task::LocalSet;
 use workloads::event::Event;
 
@@ -35,10 +36,14 @@ use namespaces::Namespaces;
 const SPEC: &str = "live";
 /// Bound on convergence after the faults ended, and on the clients' last operations.
 const CALM: Duration = Duration::from_secs(30);
+/// Bound on the last words of all workloads, which take seconds.
+const CHECK: Duration = Duration::from_secs(60);
 
 /// Runs what was asked for; nothing is built.
 pub fn execute(arguments: &LiveArguments) -> Result<Exit, UsageError> {
     check_binary(&arguments.node_bin, arguments.bug.as_deref())?;
+    // Some bugs are of clients, and those are here. The nodes know the name, so this build does unless it is older.
+    let _ = aspen::planted::enable(arguments.bug.as_deref());
     if !arguments.in_namespace && namespaces::permitted() {
         return namespaces::enter();
     }
@@ -54,12 +59,12 @@ pub fn execute(arguments: &LiveArguments) -> Result<Exit, UsageError> {
     let plan = plan(arguments)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| UsageError::new(format!("no runtime: {error}")))?;
-    let report = LocalSet::new().block_on(&runtime, run(arguments, &plan, &directory))?;
+    let (report, by_workload) = LocalSet::new().block_on(&runtime, run(arguments, &plan, &directory))?;
     match &report.artifact {
         None => drop(fs::remove_dir_all(&directory)),
         Some(_) => write_down(&directory, &plan).map_err(unwritable)?,
     }
-    show(arguments, &plan, &report)?;
+    show(arguments, &plan, &report, &by_workload)?;
     Ok(report.verdict.into())
 }
 
@@ -107,7 +112,11 @@ fn check_binary(binary: &Path, bug: Option<&str>) -> Result<(), UsageError> {
 /// Which planted bug a node switches on, in a build that has them.
 pub(crate) const PLANTED_VARIABLE: &str = "PLANTED_BUG";
 
-async fn run(arguments: &LiveArguments, plan: &Plan, directory: &Path) -> Result<RunReport, UsageError> {
+async fn run(
+    arguments: &LiveArguments,
+    plan: &Plan,
+    directory: &Path,
+) -> Result<(RunReport, BTreeMap<String, Ops>), UsageError> {
     let network = if arguments.in_namespace {
         let built = Namespaces::build(plan.servers);
         Some(built.map_err(|error| UsageError::new(format!("the network namespaces cannot be built: {error}")))?)
@@ -133,7 +142,11 @@ async fn run(arguments: &LiveArguments, plan: &Plan, directory: &Path) -> Result
     }
     record.emit(Event::Converged { result: converged.clone() });
     if converged.is_ok() {
-        clients::check(&cluster, &record, plan).await?;
+        if tokio::time::timeout(CHECK, clients::check(&cluster, &record, plan)).await.is_err() {
+            let message =
+                format!("the last reads and writes were not done within {CHECK:?}, though all nodes were ready");
+            cluster.blame("convergence", message, &record);
+        }
         judge::compare_states(&cluster, &record).await;
     }
     cluster.stop_all(&record).await;
@@ -145,17 +158,28 @@ async fn run(arguments: &LiveArguments, plan: &Plan, directory: &Path) -> Result
         fs::write(directory.join("history.jsonl"), lines.join("\n"))
             .map_err(|error| UsageError::new(format!("the history cannot be written: {error}")))?;
     }
-    Ok(report)
+    Ok((report, record.ops_by_workload(plan)))
 }
 
 fn write_down(directory: &Path, plan: &Plan) -> std::io::Result<()> {
     fs::write(directory.join("plan.json"), serde_json::to_vec_pretty(plan)?)
 }
 
-fn show(arguments: &LiveArguments, plan: &Plan, report: &RunReport) -> Result<(), UsageError> {
+fn show(
+    arguments: &LiveArguments,
+    plan: &Plan,
+    report: &RunReport,
+    by_workload: &BTreeMap<String, Ops>,
+) -> Result<(), UsageError> {
     if arguments.json {
         return command::print_json(report);
     }
-    summary::print(&summary::live::render(plan, report, arguments.in_namespace, arguments.bug.as_deref()))?;
+    summary::print(&summary::live::render(
+        plan,
+        report,
+        by_workload,
+        arguments.in_namespace,
+        arguments.bug.as_deref(),
+    ))?;
     Ok(())
 }

@@ -1,9 +1,10 @@
 //! A run of real processes.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use sim_runtime::engine::Plan;
-use sim_runtime::engine::report::{Latency, RunReport, Verdict};
+use sim_runtime::engine::report::{Latency, Ops, RunReport, Verdict};
 
 use super::figures::{count, duration, latency};
 use super::page::{Page, Tone};
@@ -13,7 +14,13 @@ use super::table;
 /// Violations shown.
 const VIOLATIONS_MAX: usize = 6;
 
-pub fn render(plan: &Plan, report: &RunReport, namespaces: bool, bug: Option<&str>) -> String {
+pub fn render(
+    plan: &Plan,
+    report: &RunReport,
+    by_workload: &BTreeMap<String, Ops>,
+    namespaces: bool,
+    bug: Option<&str>,
+) -> String {
     let mut page = Page::default();
     let (mood, word) = tone(report.verdict);
     let bug = bug.map(|bug| format!(", bug {bug}")).unwrap_or_default();
@@ -44,6 +51,18 @@ pub fn render(plan: &Plan, report: &RunReport, namespaces: bool, bug: Option<&st
     if let Some(ops) = &report.ops {
         page.entry("operations", &run::operations(ops));
     }
+    let mut rows = vec![["", "clients", "attempted", "ok", "failed", "unknown"].map(str::to_owned).to_vec()];
+    for (workload, ops) in by_workload {
+        let clients = plan.clients.iter().filter(|client| client.workload == *workload).count();
+        let mut row = vec![workload.clone(), clients.to_string()];
+        match ops.attempted {
+            // Upkeep is not counted when it is asked for.
+            0 => row.extend(["", &count(ops.ok), "", ""].map(str::to_owned)),
+            _ => row.extend([ops.attempted, ops.ok, ops.failed, ops.unknown].map(count)),
+        }
+        rows.push(row);
+    }
+    page.lines("workloads", &table::figures(&rows));
     if let Some(metrics) = &report.metrics {
         let row = |name: &str, of: &Latency| {
             let mut row = vec![name.to_owned()];

@@ -5,18 +5,20 @@
 //! then on.
 
 use aspen::client::Client as Aspen;
+use aspen::env::Env;
 use aspen::message::{Upkeep, Upkept};
+use aspen::types::{Address, NodeId};
 use buggify::assert_reachable;
 use serde::{Deserialize, Serialize};
 use sim_runtime::engine::{Client, ClientProcess, PlannedOp, Shape, Workload};
 use sim_runtime::world::draws::Stream;
 
 use crate::cluster;
-use crate::config;
-use crate::env::SimEnv;
 use crate::event::Event;
 use crate::machines;
 use crate::pace;
+use crate::seat::Desk;
+use crate::teller;
 use crate::transport;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -52,14 +54,24 @@ impl Workload<Event> for Admin {
     }
 
     fn client(&self, client: Client<Event>, ops: Vec<PlannedOp>) -> ClientProcess {
-        Box::pin(work(client, ops))
+        Box::pin(async move {
+            let aspen = teller::store(&client, false, false)();
+            let hosts = client.servers.clone();
+            let host = |server: u32| hosts[usize::try_from(server).expect("a u32 is a usize")];
+            let place = |server| Some((machines::node_on(server)?, transport::address(host(server))));
+            work(client, aspen, place, |server| cluster::look_at_promise(server, host(server)), ops).await;
+        })
     }
 }
 
-async fn work(client: Client<Event>, ops: Vec<PlannedOp>) {
-    let addresses = client.servers.iter().map(|host| transport::address(*host)).collect();
-    let config = config::client_config(|name| client.knob(name), client.index, false, false);
-    let aspen = Aspen::new(SimEnv::new(None), addresses, config);
+/// `place` says which node a server is and where, if it is any; `promised` is called when the node there has made a promise.
+pub async fn work<E: Env>(
+    client: impl Desk,
+    aspen: Aspen<E>,
+    place: impl Fn(u32) -> Option<(NodeId, Address)>,
+    promised: impl Fn(u32),
+    ops: Vec<PlannedOp>,
+) {
     for planned in ops {
         if !client.wait_for_turn(&planned).await {
             return;
@@ -72,14 +84,13 @@ async fn work(client: Client<Event>, ops: Vec<PlannedOp>) {
             AdminOp::Elect { server } => (Some(Upkeep::Elect), server),
             AdminOp::Transfer { server } => (None, server),
         };
-        let Some(node) = machines::node_on(server) else { continue };
+        let Some((node, address)) = place(server) else { continue };
         let Some(upkeep) = upkeep else {
             // Whatever comes of it.
             let _ = aspen.transfer_leadership(node).await;
             continue;
         };
-        let host = client.servers[usize::try_from(server).expect("a u32 is a usize")];
-        let done = aspen.upkeep(upkeep, node, transport::address(host)).await;
+        let done = aspen.upkeep(upkeep, node, address).await;
         if let Ok(upkept) = done {
             match upkept {
                 Upkept::Snapshot(_) => assert_reachable!("an operator had a snapshot taken", owed_by = "mixed"),
@@ -88,7 +99,7 @@ async fn work(client: Client<Event>, ops: Vec<PlannedOp>) {
                 Upkept::Standing => assert_reachable!("an operator had a node stand for election", owed_by = "mixed"),
             }
             client.emit(Event::Upkept { node, upkept });
-            cluster::look_at_promise(server, host);
+            promised(server);
         }
     }
 }

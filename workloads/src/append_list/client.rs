@@ -5,17 +5,16 @@ use std::collections::BTreeMap;
 
 use aspen::command::{Command, Compare, Expect, KeyValue, Outcome, Reply, TxnOp, TxnResult};
 use buggify::assert_sometimes;
-use sim_runtime::engine::{Client, PlannedOp};
+use sim_runtime::engine::PlannedOp;
 
 use super::{ListTxn, element, list_key};
-use crate::event::Event;
+use crate::seat::{Desk, Store};
 use crate::teller::Teller;
 
-pub async fn work(client: Client<Event>, ops: Vec<PlannedOp>) {
-    let in_session = client.index.is_multiple_of(2);
-    let mut appender = Appender { teller: Teller::new(client, in_session, false), known: BTreeMap::new() };
+pub async fn work(teller: Teller<impl Desk, impl Store>, ops: Vec<PlannedOp>) {
+    let mut appender = Appender { teller, known: BTreeMap::new() };
     for planned in ops {
-        if !appender.teller.client.wait_for_turn(&planned).await {
+        if !appender.teller.wait_for_turn(&planned).await {
             return;
         }
         let txn: ListTxn = serde_json::from_value(planned.op).expect("the plan was written by this workload");
@@ -27,13 +26,13 @@ pub async fn work(client: Client<Event>, ops: Vec<PlannedOp>) {
     }
 }
 
-struct Appender {
-    teller: Teller,
+struct Appender<D, S> {
+    teller: Teller<D, S>,
     /// Lists as they were when it saw them last: value and revision. A list that is not there is not here.
     known: BTreeMap<u32, (Vec<u8>, u64)>,
 }
 
-impl Appender {
+impl<D: Desk, S: Store> Appender<D, S> {
     /// Whether there is nothing to try again.
     async fn attempt(&mut self, txn: &ListTxn) -> bool {
         let expected = |list: &u32| match self.known.get(list) {

@@ -2,17 +2,15 @@
 
 use aspen::command::{Command, Compare, Expect, KeyValue, Outcome, Query, Reply, TxnOp, TxnResult};
 use buggify::assert_sometimes;
-use sim_runtime::engine::{Client, PlannedOp};
+use sim_runtime::engine::PlannedOp;
 
 use super::{ACCOUNT_END, ACCOUNT_PREFIX, BankOp, OPENING, account_key, balance};
-use crate::event::Event;
+use crate::seat::{Desk, Store};
 use crate::teller::Teller;
 
-pub async fn work(client: Client<Event>, ops: Vec<PlannedOp>) {
-    let in_session = client.index.is_multiple_of(2);
-    let teller = Teller::new(client, in_session, false);
+pub async fn work(teller: Teller<impl Desk, impl Store>, ops: Vec<PlannedOp>) {
     for planned in ops {
-        if !teller.client.wait_for_turn(&planned).await {
+        if !teller.wait_for_turn(&planned).await {
             return;
         }
         let op: BankOp = serde_json::from_value(planned.op).expect("the plan was written by this workload");
@@ -20,7 +18,7 @@ pub async fn work(client: Client<Event>, ops: Vec<PlannedOp>) {
     }
 }
 
-async fn perform(teller: &Teller, op: BankOp) {
+async fn perform(teller: &Teller<impl Desk, impl Store>, op: BankOp) {
     match op {
         BankOp::Open { accounts } => open(teller, accounts).await,
         BankOp::Transfer { from, to, amount } => transfer(teller, from, to, i64::from(amount)).await,
@@ -35,7 +33,7 @@ async fn perform(teller: &Teller, op: BankOp) {
     }
 }
 
-async fn open(teller: &Teller, accounts: u32) {
+async fn open(teller: &Teller<impl Desk, impl Store>, accounts: u32) {
     let absent = |account| Compare { key: account_key(account), expect: Expect::Absent };
     let compare = (0..accounts).map(absent).collect();
     let command = |(client, op): (u32, u64)| {
@@ -48,7 +46,7 @@ async fn open(teller: &Teller, accounts: u32) {
 }
 
 /// Both accounts are read first, in one transaction.
-async fn transfer(teller: &Teller, from: u32, to: u32, amount: i64) {
+async fn transfer(teller: &Teller<impl Desk, impl Store>, from: u32, to: u32, amount: i64) {
     let look = [from, to].map(|account| TxnOp::Get { key: account_key(account) }).to_vec();
     let seen = teller.write(|_| Command::Transaction { compare: Vec::new(), then: look, otherwise: Vec::new() }).await;
     let Ok(Reply { outcome: Outcome::Transacted { results, .. }, .. }) = seen else { return };

@@ -7,33 +7,16 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
-use aspen::client::{Client as Aspen, ClientConfig};
 use aspen::command::{Answer, Command, Compare, Expect, KeyMeta, Outcome, Pair, Query, Reply, TxnOp, TxnResult};
-use aspen::error::{ClientError, ErrorCode, ErrorOutcome};
+use aspen::error::ErrorCode;
 use aspen::message::StaleBound;
-use aspen::types::Address;
 use buggify::{assert_always, assert_reachable, assert_sometimes};
-use sim_runtime::engine::{Client, OpKind, OpOutcome, PlannedOp};
+use sim_runtime::engine::{OpKind, OpOutcome, PlannedOp};
 
 use super::alphabet::{Expectation, KvOp, Oversize, Staleness, TxnStep, VALUE_BYTES_MAX, key, value, value_of_bytes};
-use super::seat::{Desk, Store};
-use crate::config;
-use crate::env::SimEnv;
 use crate::event::{Action, Event, OpResult};
-use crate::transport;
-
-/// Whether this client works through a session.
-pub fn in_session(index: u32) -> bool {
-    index.is_multiple_of(2)
-}
-
-/// Makes the store that a simulated client asks; a `patient` one outlasts any disturbance.
-pub fn store(client: &Client<Event>, in_session: bool, patient: bool) -> impl Fn() -> Aspen<SimEnv> + Send + use<> {
-    let addresses: Vec<Address> = client.servers.iter().map(|host| transport::address(*host)).collect();
-    let env = SimEnv::new(None);
-    let config: ClientConfig = config::client_config(|name| client.knob(name), client.index, in_session, patient);
-    move || Aspen::new(env.clone(), addresses.clone(), config.clone())
-}
+use crate::seat::{Desk, Store, in_session};
+use crate::teller::failed;
 
 /// Goes through the operations until they, or the time for them, are over. `anew` makes a client of the store that knows
 /// nothing yet.
@@ -355,13 +338,4 @@ fn branch((client, op): (u32, u64), first: usize, steps: &[TxnStep], pad: u32) -
         TxnStep::Get(number) => TxnOp::Get { key: key(number) },
     };
     steps.iter().enumerate().map(step).collect()
-}
-
-/// A failed operation, as the oracles are told.
-pub(crate) fn failed(error: &ClientError) -> OpResult {
-    let text = error.to_string();
-    match error.outcome {
-        ErrorOutcome::Definite => OpResult::Failed(text),
-        ErrorOutcome::Unknown => OpResult::Unknown(text),
-    }
 }

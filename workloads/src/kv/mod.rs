@@ -3,17 +3,18 @@
 //! - [`alphabet`]: the operations as they stand in a plan
 //! - [`generator`]: draws them
 //! - `phases`: what all clients do more of for a while
-//! - [`client`]: carries them out and tells the oracles; [`seat`]: where it does so, in a simulation or in the real world
+//! - [`client`]: carries them out and tells the oracles
 pub mod alphabet;
 pub mod client;
 pub mod generator;
 mod phases;
-pub mod seat;
 
 use sim_runtime::engine::{Client, ClientProcess, PlannedOp, Shape, Workload};
 use sim_runtime::world::draws::Stream;
 
 use crate::event::Event;
+use crate::seat::in_session;
+use crate::teller;
 
 /// See the module.
 pub struct Kv;
@@ -29,14 +30,14 @@ impl Workload<Event> for Kv {
 
     fn client(&self, client: Client<Event>, ops: Vec<PlannedOp>) -> ClientProcess {
         Box::pin(async move {
-            let store = client::store(&client, client::in_session(client.index), false);
+            let store = teller::store(&client, in_session(client.index), false);
             client::work(client, store, ops).await;
         })
     }
 
     fn check(&self, client: Client<Event>) -> Option<ClientProcess> {
         Some(Box::pin(async move {
-            let store = client::store(&client, true, true);
+            let store = teller::store(&client, true, true);
             client::final_checks(client, store).await;
         }))
     }

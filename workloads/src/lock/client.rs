@@ -5,17 +5,16 @@ use std::collections::BTreeMap;
 use aspen::command::{Command, Compare, Expect, Outcome, Query, Reply, TxnOp};
 use aspen::error::ErrorOutcome;
 use buggify::assert_sometimes;
-use sim_runtime::engine::{Client, PlannedOp};
+use sim_runtime::engine::PlannedOp;
 
 use super::{HELD, LockOp, guarded_key, lock_key};
-use crate::event::Event;
+use crate::seat::{Desk, Store};
 use crate::teller::{Teller, Told};
 
-pub async fn work(client: Client<Event>, ops: Vec<PlannedOp>) {
-    let in_session = client.index.is_multiple_of(2);
-    let mut contender = Contender { teller: Teller::new(client, in_session, false), tokens: BTreeMap::new() };
+pub async fn work(teller: Teller<impl Desk, impl Store>, ops: Vec<PlannedOp>) {
+    let mut contender = Contender { teller, tokens: BTreeMap::new() };
     for planned in ops {
-        if !contender.teller.client.wait_for_turn(&planned).await {
+        if !contender.teller.wait_for_turn(&planned).await {
             return;
         }
         let op: LockOp = serde_json::from_value(planned.op).expect("the plan was written by this workload");
@@ -23,13 +22,13 @@ pub async fn work(client: Client<Event>, ops: Vec<PlannedOp>) {
     }
 }
 
-struct Contender {
-    teller: Teller,
+struct Contender<D, S> {
+    teller: Teller<D, S>,
     /// Locks that it holds as far as it knows, with the revision of its swap.
     tokens: BTreeMap<u32, u64>,
 }
 
-impl Contender {
+impl<D: Desk, S: Store> Contender<D, S> {
     async fn perform(&mut self, op: LockOp) {
         match op {
             LockOp::Acquire { lock } => self.take(lock, false).await,

@@ -13,6 +13,8 @@ use sim_runtime::world::draws::Stream;
 
 use crate::event::Event;
 use crate::pace;
+use crate::seat::in_session;
+use crate::teller::Teller;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -71,6 +73,9 @@ impl Workload<Event> for Lock {
     }
 
     fn client(&self, client: Client<Event>, ops: Vec<PlannedOp>) -> ClientProcess {
-        Box::pin(client::work(client, ops))
+        Box::pin(async move {
+            let in_session = in_session(client.index);
+            client::work(Teller::simulated(client, in_session, false), ops).await;
+        })
     }
 }

@@ -71,7 +71,9 @@ pub fn next(status: &ClusterStatus, machines: &[Machine], demoted: &BTreeSet<Nod
             _ if machine.is_retired => {}
             None if machine.is_wanted => return Some(Duty::Identify { server }),
             Some(id) if !voters.contains(&id) && !status.learners.contains(&id) => {
-                let is_new = machine.is_wanted && !machine.was_member;
+                // An id that is no newer than the membership is refused: it may have been used, or soon would have been.
+                let is_fresh = id > status.membership.map_or(0, |point| point.index);
+                let is_new = machine.is_wanted && !machine.was_member && is_fresh;
                 return Some(if is_new { Duty::AddLearner { server, id } } else { Duty::Retire { server, id } });
             }
             _ => {}
@@ -103,6 +105,7 @@ pub fn lost(status: &ClusterStatus, machines: &[Machine]) -> BTreeSet<NodeId> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use aspen::message::LogPoint;
 
     fn status(voters: &[&[NodeId]], learners: &[NodeId]) -> ClusterStatus {
         ClusterStatus {
@@ -171,6 +174,16 @@ mod tests {
         assert_eq!(duty(&status(&[&[1, 2]], &[]), &machines), Some(Duty::Wait));
         machines[2].is_wanted = true;
         assert_eq!(duty(&status(&[&[1, 2]], &[]), &machines), Some(Duty::Wait), "its identity is spent");
+    }
+
+    /// Another change was made between the allocation of the id and its use.
+    #[test]
+    fn who_came_too_late_is_set_up_anew() {
+        let machines = serving(&[Some(1), Some(20)]);
+        let changed_at =
+            |index| ClusterStatus { membership: Some(LogPoint { term: 1, index }), ..status(&[&[1]], &[]) };
+        assert_eq!(duty(&changed_at(19), &machines), Some(Duty::AddLearner { server: 1, id: 20 }));
+        assert_eq!(duty(&changed_at(21), &machines), Some(Duty::Retire { server: 1, id: 20 }));
     }
 
     #[test]

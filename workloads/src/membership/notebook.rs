@@ -157,6 +157,11 @@ impl Notebook {
         status.is_committed && later && !status.members.contains_key(&id)
     }
 
+    /// A node that was a member and is gone for good, if there is one: the one with the highest id.
+    pub fn gone(&self, status: &ClusterStatus) -> Option<NodeId> {
+        self.seen_at.keys().rev().copied().find(|id| self.is_gone(status, *id))
+    }
+
     /// A change is asked for that would add and remove these.
     pub fn asks(&mut self, effect: &Effect) {
         self.count(effect, |count| *count += 1);

@@ -70,6 +70,11 @@ impl Operator {
     async fn nonsense(&self) {
         let Ok(status) = self.look().await else { return };
         let stranger = status.last_index + 1_000_000;
+        let gone = notebook::with(|notebook| notebook.gone(&status));
+        if gone.is_some() {
+            assert_reachable!("an operator asked for an id that was used before", owed_by = "membership");
+        }
+        let again = gone.map(|id| Change::AddLearner { id, address: nowhere() });
         let changes = [
             Change::AddLearner { id: stranger, address: nowhere() },
             Change::Voters { add: [stranger].into(), remove: BTreeSet::new(), retain: false },
@@ -79,7 +84,7 @@ impl Operator {
                 retain: false,
             },
         ];
-        for change in changes {
+        for change in changes.into_iter().chain(again) {
             let made = self.aspen.change_membership(change.clone(), status.membership).await;
             assert_always!(made.is_err(), "a change that is not safe is refused", change);
         }

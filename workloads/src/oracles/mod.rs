@@ -48,14 +48,16 @@ pub fn all(config: &OracleConfig) -> Vec<Box<dyn Oracle<Event>>> {
         Box::new(durable::committed_on_a_quorum::CommittedOnAQuorum::default()),
     ];
     all.extend(of_clients(config));
-    all.extend(of_contracts());
+    all.push(Box::new(contracts::upkeep::Upkeep::default()));
+    all.push(Box::new(contracts::bounded::Bounded::default()));
     all.push(Box::new(liveness::convergence::Convergence::default()));
     all.push(Box::new(liveness::agreement::Agreement::default()));
     all.push(Box::new(liveness::steadfast::Steadfast::default()));
     all
 }
 
-/// Those that look only at what clients were told: they judge real processes as well.
+/// Those that look only at what clients were told: they judge real processes as well. Each of a contract judges where its
+/// workload is at work.
 pub fn of_clients(config: &OracleConfig) -> Vec<Box<dyn Oracle<Event>>> {
     vec![
         Box::new(client::outcomes::Outcomes::default()),
@@ -64,19 +66,11 @@ pub fn of_clients(config: &OracleConfig) -> Vec<Box<dyn Oracle<Event>>> {
         Box::new(client::order_by_revision::OrderByRevision::default()),
         Box::new(client::linearizability::Linearizability::new(config.linearizability)),
         Box::new(client::stale_reads::StaleReads::default()),
-    ]
-}
-
-/// Those of the workloads that keep a contract of their own; each judges where its workload is at work.
-fn of_contracts() -> Vec<Box<dyn Oracle<Event>>> {
-    vec![
         Box::new(contracts::session_lifetime::SessionLifetime::default()),
         Box::new(contracts::mutual_exclusion::MutualExclusion::default()),
         Box::new(contracts::fencing::Fencing::default()),
         Box::new(contracts::bank_total::BankTotal::default()),
         Box::new(contracts::append_list::AppendList::default()),
-        Box::new(contracts::upkeep::Upkeep::default()),
-        Box::new(contracts::bounded::Bounded::default()),
     ]
 }
 

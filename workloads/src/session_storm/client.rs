@@ -4,17 +4,16 @@ use std::time::Duration;
 
 use aspen::command::{Command, Outcome, Query, Reply, SessionSeq};
 use buggify::assert_sometimes;
-use sim_runtime::engine::{Client, PlannedOp};
-use sim_runtime::world;
+use sim_runtime::engine::PlannedOp;
 
 use super::{Number, StormOp, session_key, storm_key};
-use crate::event::Event;
+use crate::seat::{Desk, Store};
 use crate::teller::Teller;
 
-pub async fn work(client: Client<Event>, ops: Vec<PlannedOp>) {
-    let mut stormy = Stormy { teller: Teller::new(client, false, false), name: None, last: None };
+pub async fn work(teller: Teller<impl Desk, impl Store>, ops: Vec<PlannedOp>) {
+    let mut stormy = Stormy { teller, name: None, last: None };
     for planned in ops {
-        if !stormy.teller.client.wait_for_turn(&planned).await {
+        if !stormy.teller.wait_for_turn(&planned).await {
             return;
         }
         let op: StormOp = serde_json::from_value(planned.op).expect("the plan was written by this workload");
@@ -23,26 +22,25 @@ pub async fn work(client: Client<Event>, ops: Vec<PlannedOp>) {
 }
 
 /// Uses a session once and leaves it alone for much longer than it may live; then looks whether it is still there.
-pub async fn abandon(client: Client<Event>) {
-    let teller = Teller::new(client, false, true);
+pub async fn abandon(teller: Teller<impl Desk, impl Store>) {
     let opened = teller.write(|_| Command::OpenSession { ttl_ms: ABANDONED_TTL_MS }).await;
     let Ok(Reply { outcome: Outcome::SessionOpened { session }, .. }) = opened else { return };
     let write =
         |(client, op): (u32, u64)| Command::Set { key: storm_key(0), value: format!("{client}/{op}").into_bytes() };
     let _ = teller.write_as(SessionSeq { session, seq: 1 }, None, write).await;
-    world::sleep(ABANDONED).await;
+    teller.sleep(ABANDONED).await;
     let _ = teller.write(|_| Command::RefreshSession { session }).await;
 }
 
-struct Stormy {
-    teller: Teller,
+struct Stormy<D, S> {
+    teller: Teller<D, S>,
     /// The session, and the number used last.
     name: Option<SessionSeq>,
     /// The last operation as it was sent.
     last: Option<(SessionSeq, Command)>,
 }
 
-impl Stormy {
+impl<D: Desk, S: Store> Stormy<D, S> {
     async fn perform(&mut self, op: StormOp) {
         match op {
             StormOp::Open { session, ttl_ms } => self.open(session, u64::from(ttl_ms)).await,

@@ -15,6 +15,7 @@ use sim_runtime::world::draws::Stream;
 
 use crate::event::Event;
 use crate::pace;
+use crate::teller::Teller;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -109,10 +110,10 @@ impl Workload<Event> for SessionStorm {
     }
 
     fn client(&self, client: Client<Event>, ops: Vec<PlannedOp>) -> ClientProcess {
-        Box::pin(client::work(client, ops))
+        Box::pin(async move { client::work(Teller::simulated(client, false, false), ops).await })
     }
 
     fn check(&self, client: Client<Event>) -> Option<ClientProcess> {
-        Some(Box::pin(client::abandon(client)))
+        Some(Box::pin(async move { client::abandon(Teller::simulated(client, false, true)).await }))
     }
 }

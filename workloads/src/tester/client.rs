@@ -14,7 +14,7 @@ use sim_runtime::sync::mpsc;
 use crate::config;
 use crate::env::SimEnv;
 use crate::event::{Action, Event, OpResult};
-use crate::kv::client::failed;
+use crate::teller::failed;
 
 /// Something for the client to do.
 pub(super) type Job = Box<dyn FnOnce(Rc<Hand>) -> Pin<Box<dyn Future<Output = ()>>>>;

@@ -14,8 +14,9 @@ use tokio::task::{LocalSet, spawn_local};
 
 use crate::client::{Client, ClientConfig, ClientTuning};
 use crate::command::{Command, Query};
+use crate::error::ClientError;
 use crate::production::cli::{CliError, Outcome, Output, Verdict};
-use crate::production::client::{ClientOptions, HttpClient};
+use crate::production::client::{ClientOptions, HttpClient, HttpError};
 use crate::production::env::RealEnv;
 use crate::production::http::status::{LeaderReply, NodeInfo};
 use crate::production::secret::{self, ClusterSecret};
@@ -86,21 +87,20 @@ enum Asker {
 }
 
 impl Asker {
-    /// The code of the error if it fails.
-    async fn put(&self, key: String, value: Vec<u8>) -> Result<(), String> {
+    async fn put(&self, key: String, value: Vec<u8>) -> Result<(), Failure> {
         let command = Command::Set { key: key.into_bytes(), value };
         match self {
-            Asker::Http(client) => client.execute(command).await.map(drop).map_err(|error| error.0.code),
-            Asker::Iroh(client) => client.execute(command).await.map(drop).map_err(|error| error.code.to_string()),
+            Asker::Http(client) => client.execute(command).await.map(drop).map_err(of_http),
+            Asker::Iroh(client) => client.execute(command).await.map(drop).map_err(of_iroh),
         }
     }
 
-    async fn get(&self, key: String) -> Result<(), String> {
+    async fn get(&self, key: String) -> Result<(), Failure> {
         match self {
-            Asker::Http(client) => client.read(key.as_str().into(), None).await.map(drop).map_err(|error| error.0.code),
+            Asker::Http(client) => client.read(key.as_str().into(), None).await.map(drop).map_err(of_http),
             Asker::Iroh(client) => {
                 let query = Query::Get { key: key.into_bytes() };
-                client.query(query).await.map(drop).map_err(|error| error.code.to_string())
+                client.query(query).await.map(drop).map_err(of_iroh)
             }
         }
     }
@@ -120,7 +120,26 @@ const SECONDS_MAX: f64 = 86_400.0;
 struct Measured {
     latencies: Histogram<u64>,
     /// Operations that failed, by the code of the error.
-    errors: BTreeMap<String, u64>,
+    errors: BTreeMap<String, Failures>,
+}
+
+/// Failures of one code.
+#[derive(Default)]
+struct Failures {
+    count: u64,
+    /// What the first one said.
+    message: String,
+}
+
+/// Code and message.
+type Failure = (String, String);
+
+fn of_http(HttpError(body): HttpError) -> Failure {
+    (body.code, body.message)
+}
+
+fn of_iroh(error: ClientError) -> Failure {
+    (error.code.to_string(), error.message)
 }
 
 /// Counters of the leader's log.
@@ -216,7 +235,9 @@ async fn all_clients(
     for task in tasks {
         let measured = task.await.map_err(|error| CliError::Failed(error.to_string()))?;
         all.latencies.add(measured.latencies).map_err(|error| CliError::Failed(error.to_string()))?;
-        measured.errors.into_iter().for_each(|(code, count)| *all.errors.entry(code).or_default() += count);
+        for (code, failures) in measured.errors {
+            all.errors.entry(code).or_insert(Failures { count: 0, ..failures }).count += failures.count;
+        }
     }
     Ok(all)
 }
@@ -269,7 +290,7 @@ async fn one_client(asker: Asker, arguments: &BenchArguments, seed: u64, begin: 
         };
         let done = if write { asker.put(key, vec![b'v'; arguments.value_size]).await } else { asker.get(key).await };
         match done {
-            Err(code) => *measured.errors.entry(code).or_default() += 1,
+            Err((code, message)) => measured.errors.entry(code).or_insert(Failures { count: 0, message }).count += 1,
             Ok(()) if asked >= begin => {
                 let us = u64::try_from(asked.elapsed().as_micros()).unwrap_or(LONGEST_US);
                 measured.latencies.saturating_record(us);
@@ -284,7 +305,8 @@ fn report(arguments: &BenchArguments, measured: &Measured, log: Option<LogCounts
     let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX).max(1);
     let per_second = latencies.len().saturating_mul(1_000_000) / micros;
     let at = |quantile: f64| latencies.value_at_quantile(quantile);
-    let failed: u64 = errors.values().sum();
+    let failed: u64 = errors.values().map(|failures| failures.count).sum();
+    let by_code: BTreeMap<&String, u64> = errors.iter().map(|(code, failures)| (code, failures.count)).collect();
     let json = json!({
         "sync": "every commit",
         "transport": format!("{:?}", arguments.transport).to_lowercase(),
@@ -293,7 +315,7 @@ fn report(arguments: &BenchArguments, measured: &Measured, log: Option<LogCounts
         "value_size": arguments.value_size,
         "operations": latencies.len(),
         "errors": failed,
-        "errors_by_code": errors,
+        "errors_by_code": by_code,
         "ops_per_second": per_second,
         "latency_us": { "p50": at(0.5), "p99": at(0.99), "p999": at(0.999), "max": latencies.max() },
         "log": log.map(|log| json!({ "entries": log.entries, "commits": log.commits, "batch": log.batch() })),
@@ -305,18 +327,18 @@ fn report(arguments: &BenchArguments, measured: &Measured, log: Option<LogCounts
         }
         None => "unknown: the leader's /metrics cannot be read".to_owned(),
     };
+    let latency = match latencies.is_empty() {
+        true => "no latency".to_owned(),
+        false => format!("p50 {} us, p99 {} us, p99.9 {} us", at(0.5), at(0.99), at(0.999)),
+    };
     let mut text = format!(
-        "sync every commit, {:?} over {:?}, {} clients, {} bytes\nbatch {log}\n{per_second} operations/s, p50 {} us, p99 {} \
-         us, p99.9 {} us, {failed} errors",
-        arguments.mode,
-        arguments.transport,
-        arguments.clients,
-        arguments.value_size,
-        at(0.5),
-        at(0.99),
-        at(0.999),
+        "sync every commit, {:?} over {:?}, {} clients, {} bytes\nbatch {log}\n{per_second} operations/s, {latency}, \
+         {failed} errors",
+        arguments.mode, arguments.transport, arguments.clients, arguments.value_size,
     );
-    errors.iter().for_each(|(code, count)| text.push_str(&format!("\n  {count} {code}")));
+    for (code, Failures { count, message }) in errors {
+        text.push_str(&format!("\n  {count} {code}, the first: {message}"));
+    }
     Output::new(json, text, if failed == 0 { Verdict::Good } else { Verdict::Bad })
 }
 

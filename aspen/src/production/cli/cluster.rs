@@ -10,7 +10,7 @@ use crate::production::cli::table::table;
 use crate::production::cli::{CliError, Outcome, Output, Verdict};
 use crate::production::client::HttpClient;
 use crate::production::http::error::ErrorBody;
-use crate::production::http::health::HealthReport;
+use crate::production::http::health::{HealthReport, Level};
 use crate::production::http::status::{LeaderReply, NodeInfo, RaftStatus};
 use crate::production::secret;
 use crate::types::NodeId;
@@ -128,6 +128,7 @@ pub(super) async fn leader(command: LeaderCommand, client: &HttpClient) -> Outco
 pub(super) async fn status(client: &HttpClient) -> Outcome {
     let mut rows = Vec::new();
     let mut all = Vec::new();
+    let mut ailing = String::new();
     let mut good = true;
     for (endpoint, asked) in join_all(client.endpoints().iter().map(|endpoint| endpoint_status(client, endpoint))).await
     {
@@ -135,12 +136,19 @@ pub(super) async fn status(client: &HttpClient) -> Outcome {
             Ok(answers) => answers,
             Err(error) => {
                 good = false;
-                rows.push(vec![endpoint.to_owned(), error.clone()]);
+                let unknown = ["-", "-", "-", "-", "-", "no answer"].map(str::to_owned);
+                rows.push([vec![endpoint.to_owned()], unknown.to_vec()].concat());
+                ailing.push_str(&format!("{endpoint}: {error}\n"));
                 all.push(json!({ "endpoint": endpoint, "error": error }));
                 continue;
             }
         };
-        let level = format!("{:?}", health.level).to_lowercase();
+        let word = |level: Level| format!("{level:?}").to_lowercase();
+        let level = word(health.level);
+        for component in health.components.iter().filter(|component| component.level != Level::Ok) {
+            let (level, detail) = (word(component.level), &component.detail);
+            ailing.push_str(&format!("node {}: {} {level}: {detail}\n", raft.node_id, component.name));
+        }
         good &= level != "critical";
         let index = |index: Option<u64>| index.map_or("-".to_owned(), |index| index.to_string());
         rows.push(vec![
@@ -154,7 +162,7 @@ pub(super) async fn status(client: &HttpClient) -> Outcome {
         ]);
         all.push(json!({ "endpoint": endpoint, "raft": raft, "health": health }));
     }
-    let text = table(&["ENDPOINT", "NODE", "ROLE", "TERM", "LOG", "APPLIED", "HEALTH"], &rows);
+    let text = table(&["ENDPOINT", "NODE", "ROLE", "TERM", "LOG", "APPLIED", "HEALTH"], &rows) + &ailing;
     Ok(Output::new(json!({ "endpoints": all }), text, if good { Verdict::Good } else { Verdict::Bad }))
 }
 

@@ -6,7 +6,7 @@ use clap::{Args, Subcommand};
 use serde_json::to_value;
 
 use crate::command::{Command, Expect};
-use crate::production::cli::table::{on_one_line, table};
+use crate::production::cli::table::{in_a_cell, on_one_line, table};
 use crate::production::cli::{CliError, Outcome, Output, Verdict};
 use crate::production::client::HttpClient;
 use crate::production::http::schema::{ScanRequest, Stale, TxnResult, WriteReply, WriteResult, parse_transaction};
@@ -132,7 +132,7 @@ pub(super) async fn run(command: Kv, client: &HttpClient) -> Outcome {
             };
             let reply = client.scan(&request).await?;
             let row = |row: &crate::production::http::schema::Row| {
-                vec![on_one_line(&row.key), on_one_line(&row.value), row.meta.mod_revision.to_string()]
+                vec![in_a_cell(&row.key), in_a_cell(&row.value), row.meta.mod_revision.to_string()]
             };
             let rows: Vec<_> = reply.rows.iter().map(row).collect();
             let mut text = table(&["KEY", "VALUE", "REVISION"], &rows);

@@ -44,6 +44,18 @@ pub(super) fn on_one_line(text: &Text) -> String {
     }
 }
 
+/// The same in a table, where a long one is cut, so that one row does not fill the screen.
+pub(super) fn in_a_cell(text: &Text) -> String {
+    let line = on_one_line(text);
+    match line.char_indices().nth(CELL_CHARACTERS_MAX) {
+        None => line,
+        Some((cut, _)) => format!("{}... ({} bytes)", &line[..cut], text.0.len()),
+    }
+}
+
+/// As much of a key or a value as a table shows.
+const CELL_CHARACTERS_MAX: usize = 200;
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -60,6 +72,14 @@ mod tests {
         let long = "v".repeat(70_000);
         let text = table(&["KEY", "VALUE", "N"], &[vec!["a".into(), long.clone(), "1".into()], vec!["b".into()]]);
         assert_eq!(text, format!("KEY  VALUE{}N\na    {long}  1\nb\n", " ".repeat(WIDTH_MAX - 3)));
+    }
+
+    #[test]
+    fn a_long_cell_is_cut_and_says_so() {
+        let text = |count| Text("é".repeat(count).into_bytes());
+        assert_eq!(in_a_cell(&text(CELL_CHARACTERS_MAX)), "é".repeat(CELL_CHARACTERS_MAX));
+        let cut = format!("{}... (402 bytes)", "é".repeat(CELL_CHARACTERS_MAX));
+        assert_eq!(in_a_cell(&text(CELL_CHARACTERS_MAX + 1)), cut);
     }
 
     #[test]

@@ -179,6 +179,12 @@ impl HttpClient {
         }
     }
 
+    /// Changes the store under a name that the caller gives the operation; see
+    /// [`Client::execute_as`](crate::client::Client::execute_as).
+    pub async fn execute_as(&self, name: SessionSeq, command: Command) -> Result<WriteReply, HttpError> {
+        self.write(Some(name), command, self.deadline()).await.map(|(reply, _)| reply)
+    }
+
     /// Ends the session, if one is open.
     pub async fn close_session(&self) -> Result<(), HttpError> {
         let mut session = self.inner.session.lock().await;

@@ -1,6 +1,5 @@
 //! Who this node is: what its data directory remembers beside the stores.
 
-use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -79,26 +78,6 @@ fn path(dir: &Path) -> PathBuf {
     dir.join("identity.json")
 }
 
-/// Keeps every other process out of a data directory, until it is dropped or the process ends.
-#[derive(Debug)]
-pub struct DirectoryLock {
-    _file: File,
-}
-
-impl DirectoryLock {
-    pub fn take(dir: &Path) -> Result<DirectoryLock, IdentityError> {
-        let path = dir.join("lock");
-        let fail = |problem: String| IdentityError { path: path.clone(), problem };
-        let file = File::options().create(true).truncate(false).write(true).open(&path);
-        let file = file.map_err(|error| fail(error.to_string()))?;
-        match file.try_lock() {
-            Ok(()) => Ok(DirectoryLock { _file: file }),
-            Err(std::fs::TryLockError::WouldBlock) => Err(fail("another process uses this data directory".to_owned())),
-            Err(std::fs::TryLockError::Error(error)) => Err(fail(error.to_string())),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -119,14 +98,5 @@ mod tests {
         assert!(!Identity::read(dir.path()).unwrap().unwrap().served);
         std::fs::write(dir.path().join("identity.json"), "{").unwrap();
         assert!(Identity::read(dir.path()).is_err());
-    }
-
-    #[test]
-    fn a_directory_has_one_user() {
-        let dir = tempfile::tempdir().unwrap();
-        let lock = DirectoryLock::take(dir.path()).unwrap();
-        assert!(DirectoryLock::take(dir.path()).unwrap_err().problem.contains("another process"));
-        drop(lock);
-        DirectoryLock::take(dir.path()).unwrap();
     }
 }

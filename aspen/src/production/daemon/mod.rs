@@ -4,11 +4,13 @@
 //! then what goes on in the background ([`tasks`]). Stop: the node hands over and closes its stores, then the edges end.
 //! Nothing here survives the node: when it fails, the process ends and says why, and a supervisor starts it anew.
 //!
+//! - [`lock`]: one process uses the directory, and a start that is refused leaves nothing in it
 //! - [`identity`]: who the node is; [`join`]: a new node asks to be let in; [`form`]: a founder completes its cluster
 
 mod form;
 mod identity;
 mod join;
+mod lock;
 mod tasks;
 
 use std::future::Future;
@@ -20,7 +22,8 @@ use std::time::{Duration, Instant};
 
 use tokio::net::TcpListener;
 
-pub use self::identity::{DirectoryLock, Identity, IdentityError};
+pub use self::identity::{Identity, IdentityError};
+pub use self::lock::DirectoryLock;
 use crate::message::ClusterId;
 use crate::node::{Node, NodeConfig, StartError};
 use crate::production::config::{Kept, Secret, Settings, cluster_of};
@@ -40,8 +43,6 @@ use crate::types::NodeId;
 /// Why the node does not run, or runs no more.
 #[derive(Debug, thiserror::Error)]
 pub enum DaemonError {
-    #[error("the data directory {path}: {error}")]
-    Directory { path: PathBuf, error: std::io::Error },
     #[error(transparent)]
     Identity(#[from] IdentityError),
     #[error(transparent)]
@@ -86,8 +87,7 @@ pub async fn run(
     started: impl FnOnce(&App),
 ) -> Result<(), DaemonError> {
     let dir = settings.data_dir.clone();
-    std::fs::create_dir_all(&dir).map_err(|error| DaemonError::Directory { path: dir.clone(), error })?;
-    let _lock = DirectoryLock::take(&dir)?;
+    let mut lock = DirectoryLock::take(&dir)?;
     let kept = Kept::read(&dir);
     if let Some(problem) = kept.problems().into_iter().next() {
         return Err(DaemonError::Identification(problem));
@@ -128,7 +128,7 @@ pub async fn run(
     peers.iter().for_each(|place| transport.learn(place));
 
     let edges = Edges { transport: transport.clone(), gate, listener, http_address, incarnation };
-    let result = run_on(&settings, known, credentials, fresh, edges, stop, started).await;
+    let result = run_on(&settings, known, credentials, (fresh, &mut lock), edges, stop, started).await;
     transport.close();
     transport.closed(FAREWELL).await;
     result
@@ -148,7 +148,7 @@ async fn run_on(
     settings: &Settings,
     known: Option<Identity>,
     credentials: Credentials,
-    fresh: Fresh,
+    (fresh, lock): (Fresh, &mut DirectoryLock),
     edges: Edges,
     stop: impl Future<Output = ()>,
     started: impl FnOnce(&App),
@@ -173,6 +173,7 @@ async fn run_on(
         }
     };
     fresh.keep();
+    lock.keep();
     transport.set_node(identity.node_id);
     let mut store = settings.store.clone();
     store.must_exist = identity.served;
@@ -184,7 +185,17 @@ async fn run_on(
         raft: settings.raft.clone(),
         store,
     };
-    let node = Node::start(RealEnv::new(transport.clone()), config.clone()).await?;
+    let is_new = !config.data_dir.exists();
+    let node = match Node::start(RealEnv::new(transport.clone()), config.clone()).await {
+        Ok(node) => node,
+        Err(error) => {
+            if is_new {
+                // Nothing was stored in it, or it is not empty and stays.
+                let _ = std::fs::remove_dir(&config.data_dir);
+            }
+            return Err(error.into());
+        }
+    };
     if !identity.served {
         // From here on it may have voted: without its stores it is not started again.
         Identity::update(dir, |identity| identity.served = true)?;
