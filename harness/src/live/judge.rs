@@ -110,25 +110,44 @@ pub fn report(cluster: &Cluster, record: &Record, plan: &Plan, faults: BTreeMap<
         ..Metrics::default()
     };
     RunReport {
+        verdict,
+        violations,
+        wall_time_ms: record.now_ns() / 1_000_000,
+        ops: Some(ops),
+        faults: Some(faults),
+        oracles: Some(judged),
+        metrics: Some(metrics),
+        ..inconclusive(plan, doubts)
+    }
+}
+
+/// Of a run in which nothing was judged: the nodes formed no cluster.
+pub fn not_formed(plan: &Plan, reason: &str) -> RunReport {
+    inconclusive(plan, vec![format!("no cluster was formed: {reason}")])
+}
+
+/// What only a simulation knows is null.
+fn inconclusive(plan: &Plan, doubts: Vec<String>) -> RunReport {
+    RunReport {
         schema: SCHEMA,
         seed: plan.seed,
         spec: plan.spec.clone(),
-        verdict,
-        violations,
+        verdict: Verdict::Inconclusive,
+        violations: Vec::new(),
         doubts,
         digest: None,
         events: None,
         sim_time_ns: None,
-        wall_time_ms: record.now_ns() / 1_000_000,
+        wall_time_ms: 0,
         cpu_time_ms: 0,
         memory_peak_kib: 0,
-        ops: Some(ops),
-        faults: Some(faults),
+        ops: None,
+        faults: None,
         assertions: None,
         buggify: None,
-        oracles: Some(judged),
+        oracles: None,
         power_loss: None,
-        metrics: Some(metrics),
+        metrics: None,
         artifact: None,
     }
 }

@@ -123,10 +123,14 @@ async fn run(
     } else {
         None
     };
-    let cluster = Cluster::form(arguments, plan.servers, directory, network);
-    let cluster = Rc::new(cluster.await.map_err(|error| {
-        UsageError::new(format!("no cluster was formed: {error}; the nodes' logs are in {}", directory.display()))
-    })?);
+    let cluster = match Cluster::form(arguments, plan.servers, directory, network).await {
+        Ok(cluster) => Rc::new(cluster),
+        Err(reason) => {
+            let artifact = Some(directory.display().to_string());
+            let report = RunReport { artifact, ..judge::not_formed(plan, &reason) };
+            return Ok((report, BTreeMap::new()));
+        }
+    };
     let record = Record::begin(plan.duration_ns);
     let mut chaos = Chaos::new(&cluster);
     let clients = clients::start(&cluster, &record, plan).await?;

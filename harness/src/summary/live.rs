@@ -62,7 +62,9 @@ pub fn render(
         }
         rows.push(row);
     }
-    page.lines("workloads", &table::figures(&rows));
+    if !by_workload.is_empty() {
+        page.lines("workloads", &table::figures(&rows));
+    }
     if let Some(metrics) = &report.metrics {
         let row = |name: &str, of: &Latency| {
             let mut row = vec![name.to_owned()];
