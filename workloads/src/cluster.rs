@@ -15,9 +15,9 @@ use futures_util::future::select;
 use openraft::RaftMetrics;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::type_config::alias::WatchReceiverOf;
-use sim_runtime::disk::{Disk, Role as FileRole, fault};
+use sim_runtime::disk::{Disk, PowerLossOutcome, Role as FileRole, fault};
 use sim_runtime::engine::Oracle;
-use sim_runtime::engine::report::Metrics;
+use sim_runtime::engine::report::{Metrics, PowerLossReport};
 use sim_runtime::engine::run;
 use sim_runtime::engine::system::{Cluster, DownCause, Exit, Knob, Outside, Phase, Process, Server, System};
 use sim_runtime::world::{self, HostId, Purpose};
@@ -31,6 +31,7 @@ use crate::machines;
 use crate::membership::notebook;
 use crate::metrics::{described, node_metrics};
 use crate::oracles;
+use crate::power;
 use crate::transport;
 
 thread_local! {
@@ -251,6 +252,10 @@ impl System for AspenCluster {
             metrics.gauges.insert("disk-bytes-max".to_owned(), view.disk_bytes_max);
             metrics.leader_changes = u64::try_from(changes).unwrap_or(u64::MAX);
         });
+    }
+
+    fn power_lost(&self, losses: &[PowerLossOutcome], report: &PowerLossReport) {
+        power::assert_hard(losses, report);
     }
 
     fn inspect(&self, server: u32) -> BTreeMap<String, serde_json::Value> {

@@ -8,6 +8,7 @@
 //! - [`teller`]: a client whose operations the oracles see; [`pace`]: when operations begin
 //! - [`membership`]: operators who replace lost machines, grow and shrink the cluster; [`machines`]: which Raft node each machine is
 //! - [`event`]: what the oracles see; [`metrics`]: openraft's view, reduced to what is judged
+//! - [`power`]: how hard losses of power have to be
 //! - [`scenario`]: scenarios of the corpus as tests; `property` (feature `proptest`): plans for property tests
 //! - [`tester`]: scenarios by hand, a few lines each
 //! - [`mod@bench`]: fixed amounts of work, to be timed
@@ -29,6 +30,7 @@ pub mod membership;
 pub mod metrics;
 pub mod oracles;
 pub mod pace;
+pub mod power;
 #[cfg(feature = "proptest")]
 pub mod property;
 pub mod scenario;
