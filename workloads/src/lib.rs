@@ -6,6 +6,7 @@
 //! - [`kv`]: the workload over all commands and queries
 //! - [`lock`], [`bank`], [`append_list`], [`session_storm`], [`admin`]: workloads over what users build on the store
 //! - [`teller`]: a client whose operations the oracles see; [`pace`]: when operations begin
+//! - [`told`]: what nodes tell each other of their disks
 //! - [`membership`]: operators who replace lost machines, grow and shrink the cluster; [`machines`]: which Raft node each machine is
 //! - [`event`]: what the oracles see; [`metrics`]: openraft's view, reduced to what is judged
 //! - [`power`]: how hard losses of power have to be
@@ -38,6 +39,7 @@ pub mod session_storm;
 pub mod specs;
 pub mod teller;
 pub mod tester;
+pub mod told;
 pub mod transport;
 
 pub use specs::{bugs, check_plan, run, specs};
