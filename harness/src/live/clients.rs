@@ -182,7 +182,7 @@ pub async fn check(cluster: &Rc<Cluster>, record: &Rc<Record>, plan: &Plan) -> R
     let index = u32::try_from(plan.clients.len()).unwrap_or(u32::MAX);
     let desk = Seat { index, record: record.clone() };
     let config = client_config(plan, cluster, index, true, true);
-    client::final_checks(desk, || http(cluster, &config)).await;
+    client::final_checks(desk, || http(cluster, &config), Vec::new()).await;
     Ok(())
 }
 

@@ -13,6 +13,7 @@ pub mod seat;
 use sim_runtime::engine::{Client, ClientProcess, PlannedOp, Shape, Workload};
 use sim_runtime::world::draws::Stream;
 
+use crate::env::SimEnv;
 use crate::event::Event;
 
 /// See the module.
@@ -29,15 +30,17 @@ impl Workload<Event> for Kv {
 
     fn client(&self, client: Client<Event>, ops: Vec<PlannedOp>) -> ClientProcess {
         Box::pin(async move {
-            let store = client::store(&client, client::in_session(client.index), false);
+            let store = client::store(&client, SimEnv::new(None), client::in_session(client.index), false);
             client::work(client, store, ops).await;
         })
     }
 
     fn check(&self, client: Client<Event>) -> Option<ClientProcess> {
         Some(Box::pin(async move {
-            let store = client::store(&client, true, true);
-            client::final_checks(client, store).await;
+            let env = SimEnv::new(None);
+            let nodes = client::stores_of_each(&client, &env);
+            let store = client::store(&client, env, true, true);
+            client::final_checks(client, store, nodes).await;
         }))
     }
 }
