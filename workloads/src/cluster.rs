@@ -15,9 +15,9 @@ use futures_util::future::select;
 use openraft::RaftMetrics;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::type_config::alias::WatchReceiverOf;
-use sim_runtime::disk::{Disk, Role as FileRole, fault};
+use sim_runtime::disk::{Disk, PowerLossOutcome, Role as FileRole, fault};
 use sim_runtime::engine::Oracle;
-use sim_runtime::engine::report::Metrics;
+use sim_runtime::engine::report::{Metrics, PowerLossReport};
 use sim_runtime::engine::run;
 use sim_runtime::engine::system::{Cluster, DownCause, Exit, Knob, Outside, Phase, Process, Server, System};
 use sim_runtime::world::{self, HostId, Purpose};
@@ -25,12 +25,14 @@ use sim_runtime::world::{self, HostId, Purpose};
 use crate::byzantine;
 use crate::config;
 use crate::env::SimEnv;
-use crate::event::{Down, Event, ImageReason, NodeMetrics, Role, Usage};
+use crate::event::{Down, DurableImage, Event, ImageReason, NodeMetrics, Role, Usage};
 use crate::image;
 use crate::machines;
 use crate::membership::notebook;
 use crate::metrics::{described, node_metrics};
 use crate::oracles;
+use crate::power;
+use crate::told;
 use crate::transport;
 
 thread_local! {
@@ -73,6 +75,7 @@ impl AspenCluster {
         machines::reset();
         notebook::reset();
         byzantine::reset();
+        told::reset();
         AspenCluster { quorum_images: true }
     }
 }
@@ -253,6 +256,10 @@ impl System for AspenCluster {
         });
     }
 
+    fn power_lost(&self, losses: &[PowerLossOutcome], report: &PowerLossReport) {
+        power::assert_hard(losses, report);
+    }
+
     fn inspect(&self, server: u32) -> BTreeMap<String, serde_json::Value> {
         let seen = VIEW.with_borrow(|view| view.nodes.get(&server).map(|seen| seen.metrics.clone()));
         let told = |(name, value): (&str, serde_json::Value)| (name.to_owned(), value);
@@ -295,6 +302,7 @@ async fn serve(mut server: Server<Event>, sample_images: bool) -> Exit {
         }
     };
     server.emit(Event::Booted { node });
+    told::watch(server.host, node);
     let (host, boot) = (server.host, server.boot);
     let faults_before = disk_faults(host);
     let failed = move |reason: String| {
@@ -522,9 +530,18 @@ fn emit_usage(server: u32, seen: &Seen) {
 }
 
 fn emit_image_of(node: NodeId, host: HostId, boot: u32, reason: ImageReason) {
-    let disk = Disk::of(host);
-    let image = image::decode(&image::DurableFiles::new(&disk), &PathBuf::from(config::DATA_DIR));
+    let image = image_of(&Disk::of(host));
     run::emit_about(host, boot, Event::Image { node, image: Box::new(image), reason });
+}
+
+/// What a disk would hold if its power failed now.
+pub(crate) fn image_of(disk: &Disk) -> DurableImage {
+    image::decode(&image::DurableFiles::new(disk), &PathBuf::from(config::DATA_DIR))
+}
+
+/// Of that, what is in the log.
+pub(crate) fn log_image_of(disk: &Disk) -> DurableImage {
+    image::decode_log(&image::DurableFiles::new(disk), &PathBuf::from(config::DATA_DIR))
 }
 
 /// While a snapshot is being received convergence may take so many times its bound: the smallest chunks a run draws make

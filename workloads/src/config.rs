@@ -38,12 +38,22 @@ const DEFAULTS: &[(&str, i64)] = &[
 const STORE_KNOBS: &[Knob] = &[
     Knob { name: "store.cache_bytes", about: "log tail in memory", default: 8 << 20, extremes: &[0, 300, 20_000] },
     Knob { name: "store.flush_batch_entries_max", about: "entries per commit", default: 4096, extremes: &[1, 2] },
+    Knob { name: "store.flush_batch_bytes_max", about: "bytes per commit", default: 8 << 20, extremes: &[1, 2000] },
     Knob { name: "store.queue_operations_max", about: "waiting log operations", default: 1024, extremes: &[1, 4] },
     Knob { name: "store.committed_idle_ms", about: "idle time before saving", default: 1000, extremes: &[10, 60_000] },
     Knob { name: "store.committed_lag_max", about: "entries before saving", default: 64, extremes: &[1, 8, 100_000] },
     Knob { name: "store.checkpoint_pages", about: "4 KiB pages of WAL", default: 1000, extremes: &[1, 8, 100_000] },
     Knob { name: "store.snapshot_step_rows", about: "rows per step", default: 1000, extremes: &[1, 3] },
+    Knob { name: "store.snapshot_step_bytes", about: "bytes per step", default: 1 << 20, extremes: &[1, 500] },
     Knob { name: "store.apply_batch_entries_max", about: "entries per apply", default: 1000, extremes: &[1, 3] },
+    Knob { name: "store.apply_batch_bytes_max", about: "bytes per apply", default: 4 << 20, extremes: &[1, 1000] },
+    Knob { name: "store.scan_bytes_max", about: "bytes per answer to a scan", default: 4 << 20, extremes: &[0, 300] },
+    Knob {
+        name: "limits.replication_batch_bytes_max",
+        about: "bytes per append",
+        default: 4 << 20,
+        extremes: &[500, 8000],
+    },
     Knob { name: "limits.snapshot_chunk_bytes", about: "chunk on the wire", default: 1 << 20, extremes: &[1000, 8000] },
     Knob { name: "limits.proposals_in_flight_max", about: "admission", default: 1000, extremes: &[2, 5] },
 ];
@@ -87,15 +97,20 @@ pub fn node_config(server: &Server<Event>, id: NodeId) -> NodeConfig {
     let mut store = StoreConfig {
         cache_bytes: size("store.cache_bytes"),
         flush_batch_entries_max: size("store.flush_batch_entries_max"),
+        flush_batch_bytes_max: size("store.flush_batch_bytes_max"),
         queue_operations_max: size("store.queue_operations_max"),
         committed_idle: Duration::from_millis(number("store.committed_idle_ms")),
         committed_lag_entries_max: number("store.committed_lag_max"),
         checkpoint_pages: u32::try_from(number("store.checkpoint_pages")).expect("a small number"),
         snapshot_step_rows: size("store.snapshot_step_rows"),
+        snapshot_step_bytes: size("store.snapshot_step_bytes"),
         apply_batch_entries_max: size("store.apply_batch_entries_max"),
+        apply_batch_bytes_max: size("store.apply_batch_bytes_max"),
+        scan_bytes_max: size("store.scan_bytes_max"),
         ..StoreConfig::default()
     };
     store.limits.snapshot_chunk_bytes = size("limits.snapshot_chunk_bytes");
+    store.limits.replication_batch_bytes_max = size("limits.replication_batch_bytes_max");
     store.limits.proposals_in_flight_max = size("limits.proposals_in_flight_max");
     NodeConfig {
         id,

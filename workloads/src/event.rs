@@ -26,6 +26,8 @@ pub enum Event {
     Metrics(Box<NodeMetrics>),
     /// What a node's disk would hold if its power failed now, decoded by a reader of our own.
     Image { node: NodeId, image: Box<DurableImage>, reason: ImageReason },
+    /// A node told another this, and of its disk, decoded at that moment, this matters.
+    Told { node: NodeId, told: Told, image: Box<DurableImage> },
     /// A client begins an operation. Ids ascend over the whole run.
     Invoked { client: u32, op: u64, action: Rc<Action> },
     /// A client's operation ended; an operation that never returns stays unknown.
@@ -66,6 +68,17 @@ pub enum ImageReason {
     /// An operator was told something about it.
     Promise,
     End,
+}
+
+/// What a node told another, under the vote of whom it told it to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Told {
+    /// It votes so.
+    Vote(Vote),
+    /// Its log has this entry and all before it.
+    Entries { vote: Vote, last: LogId },
+    /// It has installed a snapshot that ends with this, or has all that is in it.
+    Snapshot { vote: Vote, last: LogId },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

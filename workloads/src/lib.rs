@@ -7,8 +7,10 @@
 //! - [`lock`], [`bank`], [`append_list`], [`session_storm`], [`admin`]: workloads over what users build on the store
 //! - [`teller`]: a client whose operations the oracles see; [`seat`]: where it sits, in a simulation or in the real world;
 //!   [`pace`]: when operations begin
+//! - [`told`]: what nodes tell each other of their disks
 //! - [`membership`]: operators who replace lost machines, grow and shrink the cluster; [`machines`]: which Raft node each machine is
 //! - [`event`]: what the oracles see; [`metrics`]: openraft's view, reduced to what is judged
+//! - [`power`]: how hard losses of power have to be
 //! - [`scenario`]: scenarios of the corpus as tests; `property` (feature `proptest`): plans for property tests
 //! - [`tester`]: scenarios by hand, a few lines each
 //! - [`mod@bench`]: fixed amounts of work, to be timed
@@ -30,6 +32,7 @@ pub mod membership;
 pub mod metrics;
 pub mod oracles;
 pub mod pace;
+pub mod power;
 #[cfg(feature = "proptest")]
 pub mod property;
 pub mod scenario;
@@ -38,6 +41,7 @@ pub mod session_storm;
 pub mod specs;
 pub mod teller;
 pub mod tester;
+pub mod told;
 pub mod transport;
 
 pub use specs::{bugs, check_plan, run, specs};

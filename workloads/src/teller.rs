@@ -30,17 +30,29 @@ pub type Told<T> = Result<T, ErrorOutcome>;
 
 /// Makes the store that a simulated client asks. Its writes go through a session if `in_session`; a `patient` one outlasts
 /// any disturbance.
-pub fn store(client: &Client<Event>, in_session: bool, patient: bool) -> impl Fn() -> Aspen<SimEnv> + use<> {
+pub fn store(
+    client: &Client<Event>,
+    env: SimEnv,
+    in_session: bool,
+    patient: bool,
+) -> impl Fn() -> Aspen<SimEnv> + use<> {
     let addresses: Vec<Address> = client.servers.iter().map(|host| transport::address(*host)).collect();
-    let env = SimEnv::new(None);
     let config = config::client_config(|name| client.knob(name), client.index, in_session, patient);
     move || Aspen::new(env.clone(), addresses.clone(), config.clone())
+}
+
+/// Makes, for every server, a store that asks this one and no other, and gives up soon.
+pub fn stores_of_each(client: &Client<Event>, env: &SimEnv) -> Vec<Aspen<SimEnv>> {
+    let mut config = config::client_config(|name| client.knob(name), client.index, false, false);
+    (config.tuning.deadline_ms, config.tuning.attempt_ms) = (1000, 500);
+    let addresses = client.servers.iter().map(|host| transport::address(*host));
+    addresses.map(|address| Aspen::new(env.clone(), vec![address], config.clone())).collect()
 }
 
 impl Teller<Client<Event>, Aspen<SimEnv>> {
     /// In a simulation; see [`store`].
     pub fn simulated(client: Client<Event>, in_session: bool, patient: bool) -> Self {
-        let store = store(&client, in_session, patient)();
+        let store = store(&client, SimEnv::new(None), in_session, patient)();
         Teller::new(client, store)
     }
 }

@@ -18,6 +18,7 @@ use sim_runtime::world::network::{self, Event as Arrival, Packet};
 use sim_runtime::world::{self, HostId};
 
 use crate::byzantine::{self, Tampered};
+use crate::told;
 
 /// The port on which every endpoint listens.
 const PORT: u16 = 1;
@@ -142,6 +143,7 @@ impl SimTransport {
         world::spawn("request", async move {
             let here = world::current().host;
             let reply = handler.handle(body.clone()).await;
+            told::replies(&body, &reply);
             let reply = byzantine::tamper_with_reply(here, from, &body, reply);
             network::send(from, PORT, encode(REPLY, correlation, &reply));
         });

@@ -241,6 +241,11 @@ impl<E: Env> LogStore<E> {
         durable.await.map_err(|_| closed_error())?
     }
 
+    /// Whether the entry at this index, and all before it, is durable here.
+    pub(crate) fn is_durable(&self, index: u64) -> bool {
+        index < self.shared.view().tail.durable_end()
+    }
+
     async fn send(&self, op: Op<E>) -> io::Result<()> {
         self.queue.send(op).await.map_err(|_| closed_error())
     }
@@ -256,6 +261,9 @@ impl<E: Env> LogStore<E> {
             }
             self.shared.counters.reads_disk.fetch_add(1, Ordering::Relaxed);
             assert_reachable!("log entries were read from disk, not from memory");
+            if buggify!(at "log read waits before it goes to the disk", 0.1) {
+                TypeConfig::<E>::sleep(Duration::from_millis(20)).await;
+            }
             let read = {
                 let (shared, on_disk) = (self.shared.clone(), located.on_disk.clone());
                 let section = move || shared.disk.lock().as_ref().ok_or_else(closed_error)?.read(on_disk, bytes_max);
@@ -297,7 +305,7 @@ impl<E: Env> Shared<E> {
             _ => None,
         });
         let durable_end = appended.fold(view.tail.durable_end(), u64::max);
-        let is_durable = committed.index < durable_end;
+        let is_durable = committed.index < durable_end || planted!("committed-mark-ahead");
         assert_sometimes!(!is_durable, "a follower learned of a commit before its own entries were durable");
         let behind =
             view.committed_saved.map_or(committed.index + 1, |saved| committed.index.saturating_sub(saved.index));

@@ -158,6 +158,10 @@ async fn write<E: Env>(shared: &Arc<Shared<E>>, changes: Vec<Change>, mut waiter
     if planted!("append-acked-early") {
         waiters = acknowledge_appends(waiters);
     }
+    if buggify!(at "log writer stands still", 0.01) {
+        // As on a disk that hangs: for longer than anybody waits for an append, so that more comes meanwhile.
+        TypeConfig::<E>::sleep(Duration::from_millis(1000)).await;
+    }
     if buggify!(at "log writer is slow to begin a transaction") {
         TypeConfig::<E>::sleep(Duration::from_millis(20)).await;
     }
@@ -260,6 +264,7 @@ fn answer_all<E: Env>(waiters: Vec<Waiter<E>>, error: &io::Error) {
     for waiter in waiters {
         let error = io::Error::new(error.kind(), error.to_string());
         match waiter {
+            Waiter::Vote { done, .. } if planted!("failed-vote-acknowledged") => drop(done.send(Ok(()))),
             Waiter::Append { callback, .. } => callback.io_completed(Err(error)),
             Waiter::Vote { done, .. } | Waiter::Truncate { done } | Waiter::Barrier { done } => {
                 let _ = done.send(Err(error));

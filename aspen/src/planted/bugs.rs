@@ -42,6 +42,20 @@ pub static BUGS: &[Bug] = &[
         like: "TiKV #994: appends were answered before RocksDB's log was synced, and a crash took them back",
     },
     Bug {
+        name: "failed-vote-acknowledged",
+        family: "durability",
+        spec: "disk",
+        about: "a vote that could not be written is reported as saved; the node gives another in the same term after its restart",
+        like: "etcd #10166: a follower answers although what it answers for did not reach its log",
+    },
+    Bug {
+        name: "snapshot-acked-before-log",
+        family: "durability",
+        spec: "default",
+        about: "a snapshot is acknowledged although what it holds came as entries that are not durable yet",
+        like: "openraft 0.10.0-alpha.37, which answers so (docs/trophies.md); its leader then meets a follower whose log went back",
+    },
+    Bug {
         name: "applied-outside-transaction",
         family: "durability",
         spec: "default",
@@ -98,11 +112,25 @@ pub static BUGS: &[Bug] = &[
         like: "RocksDB #10301: the sequence number of a checkpoint was read apart from the checkpoint",
     },
     Bug {
+        name: "purge-answered-early",
+        family: "durability",
+        spec: "mixed",
+        about: "an operator who had the log purged is told so before that is durable; a power loss brings the entries back",
+        like: "what openraft itself does: `trigger().purge_log` returns before anything is purged, let alone durable",
+    },
+    Bug {
         name: "old-snapshots-kept",
         family: "durability",
         spec: "mixed",
         about: "superseded snapshots are not removed before the next start; the disk fills",
         like: "etcd #7957: nothing purged old snap.db files",
+    },
+    Bug {
+        name: "row-checksum-not-verified",
+        family: "durability",
+        spec: "disk",
+        about: "the checksum of a row is stored and never compared; a bit that rots is served as the value",
+        like: "Ganesan and others (FAST 2017): stores that pass a corrupted value on to their clients, since nothing checks what is read",
     },
     Bug {
         name: "truncate-leaves-hole",
@@ -117,6 +145,13 @@ pub static BUGS: &[Bug] = &[
         spec: "default",
         about: "truncation happens in memory only; a longer old tail comes back after a restart",
         like: "etcd #22442: replaying the WAL brings back entries that Raft had truncated",
+    },
+    Bug {
+        name: "committed-mark-ahead",
+        family: "ordering",
+        spec: "default",
+        about: "the committed mark is saved before the entries that it names are durable; after a power loss it names what is not there",
+        like: "etcd #5664: a node that does not start, since the saved `state.commit is out of range` of its log",
     },
     Bug {
         name: "purge-mark-late",
@@ -145,6 +180,13 @@ pub static BUGS: &[Bug] = &[
         spec: "default",
         about: "the cache of the log lets go of entries that are not written yet; whoever reads them takes the log for damaged and stops",
         like: "hashicorp/raft #429: the cache of the log and the store under it disagreed, and a node died of `log not found`",
+    },
+    Bug {
+        name: "cut-read-joined-to-cache",
+        family: "ordering",
+        spec: "default",
+        about: "a read of the log that stopped at its bound on the disk goes on with the entries in memory; those between are left out",
+        like: "etcd's `raftLog.slice`, which has to look whether what storage gave was cut: or there is a gap before the unstable entries",
     },
     Bug {
         name: "reply-to-another-request",
@@ -334,6 +376,13 @@ pub static BUGS: &[Bug] = &[
         spec: "default",
         about: "a command of an expired session opens it again; a retry is applied twice",
         like: "ZooKeeper-style sessions that come back; copycat #156: an expired session stayed in use after its recovery",
+    },
+    Bug {
+        name: "retry-does-not-refresh-session",
+        family: "clients",
+        spec: "mixed",
+        about: "a retry that is answered from the cache does not count as a use; the session expires early",
+        like: "Atomix #330: a session expired although its client was at work",
     },
     Bug {
         name: "lost-session-reopened",

@@ -111,7 +111,9 @@ impl Database {
         if used.seq == last_seq {
             assert_reachable!("a retry was answered from the session's cache");
             let reply = codec::decode_reply(&session.reply)?;
-            self.sessions.put(session);
+            if !planted!("retry-does-not-refresh-session") {
+                self.sessions.put(session);
+            }
             return Ok(reply);
         }
         let reply = self.execute(revision, command)?;

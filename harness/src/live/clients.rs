@@ -249,7 +249,7 @@ pub async fn check(cluster: &Rc<Cluster>, record: &Rc<Record>, plan: &Plan) {
         (desk, client_config(plan, cluster, index - 1, workload == "kv", true))
     };
     let (desk, config) = seat("kv");
-    kv::client::final_checks(desk, || http(cluster, &config)).await;
+    kv::client::final_checks(desk, || http(cluster, &config), Vec::new()).await;
     if plan.clients.iter().any(|client| client.workload == STORM) {
         let (desk, config) = seat(STORM);
         session_storm::client::abandon(Teller::new(desk, http(cluster, &config))).await;

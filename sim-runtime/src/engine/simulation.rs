@@ -188,6 +188,7 @@ impl<E: Clone + 'static> Simulation<E> {
             return;
         }
         if beyond {
+            parts.tell_power_losses();
             run.system.phase(Phase::End);
             return;
         }
@@ -205,6 +206,7 @@ impl<E: Clone + 'static> Simulation<E> {
             run.violate_convergence(reason, world::now_ns());
         }
         self.check(plan, names, &cluster, parts).await;
+        parts.tell_power_losses();
         run.system.phase(Phase::End);
     }
 
@@ -474,6 +476,12 @@ impl<E: Clone + 'static> Parts<E> {
         }
         report.lost_then_served = self.run.lost_then_served.get();
         report
+    }
+
+    /// While the run lasts: what a system asserts afterwards is not counted.
+    fn tell_power_losses(&self) {
+        let losses: Vec<PowerLossOutcome> = self.disks().iter().flat_map(Disk::power_losses).collect();
+        self.run.system.power_lost(&losses, &self.power_loss());
     }
 
     /// What the nemesis did, and what disks and network did by themselves.

@@ -11,9 +11,9 @@ use std::pin::Pin;
 
 use super::oracle::Oracle;
 use super::plan::PlannedOp;
-use super::report::Metrics;
+use super::report::{Metrics, PowerLossReport};
 use super::run::{self, OpOutcome};
-use crate::disk::Role;
+use crate::disk::{PowerLossOutcome, Role};
 use crate::sync::oneshot;
 use crate::world::draws::Stream;
 use crate::world::{self, HostId, Incarnation, Nanos};
@@ -157,6 +157,12 @@ pub trait System: 'static {
     /// Adds what only the system knows (elections, leader changes).
     fn metrics(&self, metrics: &mut Metrics) {
         let _ = metrics;
+    }
+
+    /// What the losses of power of the run took: told once, before [`Phase::End`], so that a system can say how hard they
+    /// have to be for its runs to mean something.
+    fn power_lost(&self, losses: &[PowerLossOutcome], report: &PowerLossReport) {
+        let _ = (losses, report);
     }
 
     /// What is known of a server, for people who look at a run that was stopped: role, term, log range. Must leave the run

@@ -14,6 +14,7 @@ use sim_runtime::engine::{Client, ClientProcess, PlannedOp, Shape, Workload};
 use sim_runtime::world::draws::Stream;
 
 use crate::cluster;
+use crate::env::SimEnv;
 use crate::event::Event;
 use crate::machines;
 use crate::pace;
@@ -55,7 +56,7 @@ impl Workload<Event> for Admin {
 
     fn client(&self, client: Client<Event>, ops: Vec<PlannedOp>) -> ClientProcess {
         Box::pin(async move {
-            let aspen = teller::store(&client, false, false)();
+            let aspen = teller::store(&client, SimEnv::new(None), false, false)();
             let hosts = client.servers.clone();
             let host = |server: u32| hosts[usize::try_from(server).expect("a u32 is a usize")];
             let place = |server| Some((machines::node_on(server)?, transport::address(host(server))));

@@ -64,6 +64,20 @@ fn text(path: &Path) -> &str {
     path.to_str().expect("paths of a simulated disk are UTF-8")
 }
 
+/// Of what the node with its data in `dir` has durably, the log alone: most of an image's cost is the state.
+pub fn decode_log(files: &impl Files, dir: &Path) -> DurableImage {
+    let mut defects = Vec::new();
+    let log = log::read(files, dir, &mut defects).unwrap_or_default();
+    DurableImage {
+        vote: log.vote,
+        purged: log.purged,
+        committed: log.committed,
+        log: log.entries,
+        defects,
+        ..DurableImage::default()
+    }
+}
+
 /// What the node with its data in `dir` has durably. An empty directory, or one in which the first start was
 /// interrupted, is an empty image without defects.
 pub fn decode(files: &impl Files, dir: &Path) -> DurableImage {

@@ -32,12 +32,22 @@ pub async fn work<S: Store>(client: impl Desk, anew: impl Fn() -> S, ops: Vec<Pl
     }
 }
 
-/// The last word: everything that is there, as one scan and key by key; then fresh writes, each read back, since a
-/// cluster that has recovered must serve.
-pub async fn final_checks<S: Store>(client: impl Desk, anew: impl Fn() -> S) {
+/// The last word: everything that is there, by scan and key by key; what each of `nodes` holds of it, since any node may
+/// answer a stale read, also one that follows for ever; then fresh writes, each read back, since a cluster that has
+/// recovered must serve.
+pub async fn final_checks<S: Store>(client: impl Desk, anew: impl Fn() -> S, nodes: Vec<S>) {
     let mut worker = Worker::new(client, anew, true);
-    let everything = Query::Scan { start: Vec::new(), end: None, limit: 10_000 };
-    worker.read(everything).await;
+    let mut rest = Some(Vec::new());
+    while let Some(start) = rest {
+        rest = worker.read(Query::Scan { start, end: None, limit: SCAN_ROWS }).await.and_then(|answer| past(&answer));
+    }
+    for node in &nodes {
+        let (mut rest, own) = (Some(Vec::new()), Staleness { max_age_ms: None, monotonic: false });
+        while let Some(start) = rest {
+            let part = Query::Scan { start, end: None, limit: SCAN_ROWS };
+            rest = worker.read_stale_at(Some(node), part, own).await.and_then(|answer| past(&answer));
+        }
+    }
     let keys: Vec<Vec<u8>> = worker.known.keys().cloned().collect();
     for key in keys {
         worker.read(Query::Get { key }).await;
@@ -48,6 +58,14 @@ pub async fn final_checks<S: Store>(client: impl Desk, anew: impl Fn() -> S) {
     }
 }
 
+/// Where the next scan begins, if this one was cut.
+fn past(answer: &Answer) -> Option<Vec<u8>> {
+    let last = answer.rows.last().filter(|_| answer.more)?;
+    Some([&last.key, [0].as_slice()].concat())
+}
+
+/// More than there are.
+const SCAN_ROWS: u32 = 10_000;
 /// Keys that no plan names.
 const FRESH_KEYS: std::ops::Range<u32> = 1_000_000..1_000_030;
 
@@ -98,7 +116,7 @@ impl<D: Desk, S: Store, F: Fn() -> S> Worker<D, S, F> {
                 })
                 .await;
             }
-            KvOp::Get { key: number } => self.read(Query::Get { key: key(number) }).await,
+            KvOp::Get { key: number } => drop(self.read(Query::Get { key: key(number) }).await),
             KvOp::Scan { from, to, limit } => {
                 let end = Some(key(to).into());
                 self.read(Query::Scan { start: key(from), end, limit }).await;
@@ -171,7 +189,7 @@ impl<D: Desk, S: Store, F: Fn() -> S> Worker<D, S, F> {
             Oversize::TooManyParts => self.transaction(vec![TxnOp::Get { key: key(0) }; 101]).await,
             Oversize::NoParts => self.transaction(Vec::new()).await,
             Oversize::ModifiedTwice => self.transaction(vec![TxnOp::Delete { key: key(0) }; 2]).await,
-            Oversize::ScanOfNothing => self.read(Query::Scan { start: Vec::new(), end: None, limit: 0 }).await,
+            Oversize::ScanOfNothing => drop(self.read(Query::Scan { start: Vec::new(), end: None, limit: 0 }).await),
         }
     }
 
@@ -201,7 +219,7 @@ impl<D: Desk, S: Store, F: Fn() -> S> Worker<D, S, F> {
         self.returned(op, OpKind::Write, result);
     }
 
-    async fn read(&mut self, query: Query) {
+    async fn read(&mut self, query: Query) -> Option<Answer> {
         let op = self.client.begin();
         self.invoked(op, Action::Read(query.clone()));
         let result = match self.aspen.query(query.clone()).await {
@@ -212,18 +230,30 @@ impl<D: Desk, S: Store, F: Fn() -> S> Worker<D, S, F> {
             Err(error) => failed(&error),
         };
         assert_always!(!matches!(result, OpResult::Unknown(_)), "a failed read is definite");
+        let answer = answered(&result);
         self.returned(op, OpKind::Read, result);
+        answer
     }
 
     /// What is read is not remembered: it may be older than what this client knows.
-    async fn read_stale(&mut self, query: Query, Staleness { max_age_ms, monotonic }: Staleness) {
+    async fn read_stale(&mut self, query: Query, staleness: Staleness) {
+        self.read_stale_at(None, query, staleness).await;
+    }
+
+    /// By way of another store than this client's own, if one is given.
+    async fn read_stale_at(
+        &mut self,
+        node: Option<&S>,
+        query: Query,
+        Staleness { max_age_ms, monotonic }: Staleness,
+    ) -> Option<Answer> {
         let op = self.client.begin();
         let bound = StaleBound {
             max_age: max_age_ms.map(Duration::from_millis),
             min_revision: (monotonic && self.told > 0).then_some(self.told),
         };
         self.invoked(op, Action::StaleRead { query: query.clone(), bound });
-        let result = match self.aspen.query_stale(query, bound).await {
+        let result = match node.unwrap_or(&self.aspen).query_stale(query, bound).await {
             Ok(answer) => {
                 assert_sometimes!(answer.revision < self.told, "a stale read was older than what its client knew");
                 self.told = self.told.max(answer.revision);
@@ -238,7 +268,9 @@ impl<D: Desk, S: Store, F: Fn() -> S> Worker<D, S, F> {
             }
         };
         assert_always!(!matches!(result, OpResult::Unknown(_)), "a failed stale read is definite");
+        let answer = answered(&result);
         self.returned(op, OpKind::Read, result);
+        answer
     }
 
     fn invoked(&self, op: u64, action: Action) {
@@ -331,6 +363,13 @@ impl<D: Desk, S: Store, F: Fn() -> S> Worker<D, S, F> {
 }
 
 /// A branch of a transaction; its values are numbered from `first`.
+fn answered(result: &OpResult) -> Option<Answer> {
+    match result {
+        OpResult::Answered(answer) => Some(answer.clone()),
+        _ => None,
+    }
+}
+
 fn branch((client, op): (u32, u64), first: usize, steps: &[TxnStep], pad: u32) -> Vec<TxnOp> {
     let step = |(part, step): (usize, &TxnStep)| match *step {
         TxnStep::Set(number) => TxnOp::Set { key: key(number), value: value(client, op, first + part, pad) },

@@ -67,8 +67,9 @@ pub fn plan(shape: &Shape, draws: &mut Stream) -> Vec<Vec<PlannedOp>> {
     // Rare: each costs as much as thousands of small ones.
     let largest_of = (draws.below(10) == 0).then_some(LARGEST_VALUE_ONE_IN);
     let phases = Phases::draw(shape.duration_ns, draws);
-    let run = Run { weights, keys, pad_max, largest_of, phases };
-    (0..shape.clients).map(|_| client(shape, &run, draws)).collect()
+    let cold = if draws.below(2) == 0 { 4 + number(draws.below(12)) } else { 0 };
+    let run = Run { weights, keys, pad_max, largest_of, phases, cold };
+    (0..shape.clients).map(|index| client(shape, index, &run, draws)).collect()
 }
 
 /// What all clients of a run share.
@@ -79,11 +80,18 @@ struct Run {
     /// One of so many operations stores a value as large as a value may be.
     largest_of: Option<u64>,
     phases: Phases,
+    /// Keys that each client writes first of all and nobody ever again: most of what a store holds is old, and only what
+    /// is old goes bad unnoticed.
+    cold: u32,
 }
 
-fn client(shape: &Shape, run: &Run, draws: &mut Stream) -> Vec<PlannedOp> {
+fn client(shape: &Shape, index: u32, run: &Run, draws: &mut Stream) -> Vec<PlannedOp> {
     let mut ops = Vec::new();
     let mut at_ns = draws.below(shape.pace_ns.max(1) * 4);
+    for key in (COLD_KEYS + index * COLD_KEYS_OF_CLIENT..).take(usize::try_from(run.cold).expect("a small number")) {
+        let op = serde_json::to_value(KvOp::Set { key, pad: 100 + number(draws.below(900)) });
+        ops.push(PlannedOp { not_before_ns: at_ns, op: op.expect("an operation is plain data") });
+    }
     while at_ns < shape.duration_ns && ops.len() < OPS_PER_CLIENT_MAX {
         let phase = run.phases.at(at_ns);
         let drawn = match run.largest_of {
@@ -239,6 +247,9 @@ fn number(value: u64) -> u32 {
 
 /// In a run with values at the limit one of so many operations stores one.
 const LARGEST_VALUE_ONE_IN: u64 = 600;
+/// The first of the keys that are written once; no other operation names them.
+const COLD_KEYS: u32 = 100_000;
+const COLD_KEYS_OF_CLIENT: u32 = 100;
 /// Bound on the operations of one client.
 const OPS_PER_CLIENT_MAX: usize = 8000;
 /// Bound on a pause between two operations.

@@ -12,6 +12,7 @@ mod phases;
 use sim_runtime::engine::{Client, ClientProcess, PlannedOp, Shape, Workload};
 use sim_runtime::world::draws::Stream;
 
+use crate::env::SimEnv;
 use crate::event::Event;
 use crate::seat::in_session;
 use crate::teller;
@@ -30,15 +31,17 @@ impl Workload<Event> for Kv {
 
     fn client(&self, client: Client<Event>, ops: Vec<PlannedOp>) -> ClientProcess {
         Box::pin(async move {
-            let store = teller::store(&client, in_session(client.index), false);
+            let store = teller::store(&client, SimEnv::new(None), in_session(client.index), false);
             client::work(client, store, ops).await;
         })
     }
 
     fn check(&self, client: Client<Event>) -> Option<ClientProcess> {
         Some(Box::pin(async move {
-            let store = teller::store(&client, true, true);
-            client::final_checks(client, store).await;
+            let env = SimEnv::new(None);
+            let nodes = teller::stores_of_each(&client, &env);
+            let store = teller::store(&client, env, true, true);
+            client::final_checks(client, store, nodes).await;
         }))
     }
 }

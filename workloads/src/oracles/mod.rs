@@ -42,6 +42,7 @@ pub fn all(config: &OracleConfig) -> Vec<Box<dyn Oracle<Event>>> {
         Box::new(raft::order::Order::default()),
         Box::new(raft::membership::Membership::default()),
         Box::new(raft::monotonic::Monotonic::default()),
+        Box::new(durable::durable_before_told::DurableBeforeTold::default()),
         Box::new(durable::durable_monotonic::DurableMonotonic::default()),
         Box::new(durable::no_hole::NoHole::default()),
         Box::new(durable::readable::Readable::default()),

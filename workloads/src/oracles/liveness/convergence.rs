@@ -3,14 +3,14 @@
 //! timeout).
 //!
 //! How long that may take is computed by whoever drives the run; here it counts that it did happen, and that the reads
-//! that follow were answered.
+//! that follow were answered; what is asked of a single node, whoever leads, is none of them.
 
 use std::collections::BTreeSet;
 
 use sim_runtime::engine::{Judge, Oracle, Stamped};
 use sim_runtime::world::Nanos;
 
-use crate::event::{Event, OpResult};
+use crate::event::{Action, Event, OpResult};
 
 #[derive(Debug, Default)]
 pub struct Convergence {
@@ -38,7 +38,10 @@ impl Oracle<Event> for Convergence {
                     }
                 }
             }
-            Event::Invoked { op, .. } if self.converged_at_ns.is_some() => {
+            // A stale read may be meant for one node, also for one that is down for good.
+            Event::Invoked { op, action, .. }
+                if self.converged_at_ns.is_some() && !matches!(**action, Action::StaleRead { .. }) =>
+            {
                 self.open.insert(*op);
             }
             Event::Returned { op, result, .. } if self.open.remove(op) => {
@@ -98,6 +101,15 @@ mod tests {
         let mut run = converged(Ok(()));
         run.reads(0, get("a"));
         run.rejects(Convergence::default(), "never ended");
+    }
+
+    #[test]
+    fn a_node_that_is_down_for_good_need_not_answer_for_itself() {
+        let mut run = converged(Ok(()));
+        run.read("a", 5, vec![]);
+        let op = run.begins(0, Action::StaleRead { query: get("a"), bound: Default::default() });
+        run.ends(op, OpResult::Failed("nobody there".to_owned()));
+        run.accepts(Convergence::default());
     }
 
     #[test]

@@ -47,7 +47,8 @@ impl Boots {
                 return false;
             }
             Event::Image { node, .. } => return self.damaged.contains(node),
-            Event::Store { node, .. } | Event::Serving { node } => *node,
+            Event::Told { node, .. } if self.damaged.contains(node) => return true,
+            Event::Store { node, .. } | Event::Told { node, .. } | Event::Serving { node } => *node,
             Event::Metrics(metrics) => metrics.node,
             _ => return false,
         };

@@ -69,7 +69,7 @@ impl Oracle<Event> for Order {
             return;
         }
         let metrics = match &event.event {
-            Event::Image { node, image, .. } => {
+            Event::Image { node, image, .. } | Event::Told { node, image, .. } => {
                 // A node that starts applies up to the mark: what it names must be there.
                 let last = image.log.last_key_value().map(|(at, _)| *at).max(index(image.purged));
                 judge.evaluated(image.committed.is_some());
