@@ -520,7 +520,7 @@ fn unsigned(row: &Row<'_>, column: usize) -> rusqlite::Result<u64> {
 
 fn checked_kv(key: &[u8], value: &[u8], meta: &KeyMeta, checksum: u64, scratch: &mut Vec<u8>) -> io::Result<u64> {
     if kv_checksum(key, value, meta, scratch) != checksum && !planted!("row-checksum-not-verified") {
-        assert_reachable!("a damaged row was found", owed_by = "disk");
+        assert_reachable!("a damaged row was found", owed_by = "");
         return Err(damaged(format!("the row of key {} is damaged: its checksum does not match", key.escape_ascii())));
     }
     Ok(checksum)
