@@ -142,15 +142,16 @@ impl System for AspenCluster {
         Box::pin(async move {
             let begun = world::now_ns();
             let mut deadline = begun + cluster.bound_ns;
-            let mut received = 0;
+            let mut progress = (0, 0);
             loop {
-                // A snapshot in tiny chunks over a slow link takes long without anything being wrong.
-                let received_now = bytes_received(&cluster.servers);
-                if received_now > received {
+                // A snapshot in tiny chunks over a slow link, or a long log entry by entry, takes long without anything
+                // being wrong.
+                let (received, held) = (bytes_received(&cluster.servers), held_by_the_last(&cluster.lost));
+                if received > progress.0 || held > progress.1 {
                     let patient_until = begun + TRANSFERS_TIMES_BOUND * cluster.bound_ns;
                     deadline = deadline.max(world::now_ns() + cluster.bound_ns / 2).min(patient_until);
                 }
-                received = received_now;
+                progress = (received, held);
                 match apart(cluster.servers.len(), &cluster.lost).or_else(untended) {
                     None => return Ok(()),
                     Some(reason) if world::now_ns() > deadline => {
@@ -484,6 +485,18 @@ fn bytes_received(servers: &[HostId]) -> u64 {
     files.filter(|file| file.path.contains("/incoming-")).map(|file| file.len_bytes).sum()
 }
 
+/// How far the node is that is the farthest behind: entries in its log, and those it has applied.
+fn held_by_the_last(lost: &BTreeSet<u32>) -> u64 {
+    VIEW.with_borrow(|view| {
+        let core = view.nodes.iter().filter(|(server, _)| !lost.contains(server));
+        let held = core.map(|(_, seen)| {
+            let applied = seen.metrics.applied.map_or(0, |id| id.index);
+            seen.metrics.last_log_index.unwrap_or(0) + applied
+        });
+        held.min().unwrap_or(0)
+    })
+}
+
 /// Why the operator is not done, if there is one.
 fn untended() -> Option<String> {
     machines::is_tended().then(|| format!("the operator is not done: {}", machines::operator_said()))
@@ -544,8 +557,8 @@ pub(crate) fn log_image_of(disk: &Disk) -> DurableImage {
     image::decode_log(&image::DurableFiles::new(disk), &PathBuf::from(config::DATA_DIR))
 }
 
-/// While a snapshot is being received convergence may take so many times its bound: the smallest chunks a run draws make
-/// hundreds of calls of a snapshot, each as long as the slowest link.
+/// While something arrives convergence may take so many times its bound: the smallest chunks a run draws make hundreds of
+/// calls of a snapshot, each as long as the slowest link.
 const TRANSFERS_TIMES_BOUND: u64 = 5;
 /// A node that was taken out of the cluster runs on for so long at most.
 const LINGER_NS_MAX: u64 = 2_000_000_000;

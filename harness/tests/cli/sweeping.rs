@@ -241,9 +241,7 @@ fn a_scoreboard_says_what_each_part_contributes() {
     assert_eq!(told(&without("oracles", "durability")), expected(21, "linearizability"));
     let unproven = board["unproven"].as_array().unwrap();
     assert!(unproven.contains(&json!("linearizability")) && !unproven.contains(&json!("durability")));
-    let (from, to) = (&board["shrunk"][0]["from"], &board["shrunk"][0]["to"]);
-    assert_eq!(board["shrunk"].as_array().map(Vec::len), Some(1), "only what was found can be made small");
-    assert!(to["operations"].as_u64() <= from["operations"].as_u64() && to["faults"].as_u64() <= Some(1), "{to}");
+    assert_eq!(board["shrunk"], json!([]), "these runs have no plans that could be made small");
     // Prose is broken into lines where it is too long.
     let page = std::fs::read_to_string(desk.path("board.md")).unwrap().replace('\n', " ");
     for part in [
@@ -252,7 +250,6 @@ fn a_scoreboard_says_what_each_part_contributes() {
         "| power-loss | 1 | 0 | easy (5 to 11) | - |",
         "| durability | 1 | 0 | easy (5 to 21 by linearizability) | - |",
         "Families that change nothing for any bug: buggify.",
-        "for at most 5 s each",
         "| `easy` | a bug of the test | none in real life |",
     ] {
         assert!(page.contains(part), "{part:?} is missing in {page}");
