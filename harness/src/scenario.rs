@@ -24,7 +24,7 @@ pub fn conclusive(plan: &Plan, request: &RunRequest, failing: &RunRecord, limits
         runner.run(&request).into_record(&request).report
     };
     let mut plan = plan.clone();
-    plan.conclusive = Conclusive { may_be_idle: properties(&failing.report), ..Conclusive::default() };
+    plan.conclusive = Conclusive { must_judge: Some(Vec::new()), ..Conclusive::default() };
     let calm = Plan { faults: Vec::new(), ..plan.clone() };
     let calm = report_of(&calm, request.bug.as_ref());
     let mut sites: BTreeSet<String> = reached(&failing.report).difference(&reached(&calm)).cloned().collect();
@@ -44,7 +44,7 @@ pub fn conclusive(plan: &Plan, request: &RunRequest, failing: &RunRecord, limits
         }
     }
     plan.conclusive.sites = sites.into_iter().collect();
-    plan.conclusive.may_be_idle.retain(|property| !judged.contains(property));
+    plan.conclusive.must_judge = Some(judged.into_iter().collect());
     plan
 }
 
@@ -54,10 +54,6 @@ fn reached(report: &RunReport) -> BTreeSet<String> {
         .filter(|site| site.passes > 0 && matches!(site.kind.as_str(), "sometimes" | "reachable"))
         .map(|site| site.id.clone())
         .collect()
-}
-
-fn properties(report: &RunReport) -> Vec<String> {
-    report.oracles.iter().flatten().map(|oracle| oracle.property.clone()).collect()
 }
 
 fn judged(report: &RunReport) -> BTreeSet<String> {

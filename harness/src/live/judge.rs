@@ -74,7 +74,7 @@ pub fn report(cluster: &Cluster, record: &Record, plan: &Plan, faults: BTreeMap<
     for mut oracle in oracles::of_clients(&OracleConfig::default()) {
         let property = oracle.property();
         let is_planned = |name| plan.clients.iter().any(|client| client.workload == name);
-        if oracle.workload().is_none_or(is_planned) && !plan.conclusive.may_be_idle.iter().any(|of| of == property) {
+        if oracle.workload().is_none_or(is_planned) && plan.conclusive.owes(property) {
             owed.insert(property);
         }
         for event in &record.events() {

@@ -2,9 +2,13 @@
 //!
 //! Use it as redb's own file backend:
 //!
-//! ```ignore
+//! ```no_run
+//! # use sim_runtime::{adapters::redb::RedbFile, disk::OpenMode};
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let file = RedbFile::open("/data/log.redb", OpenMode::CREATE)?;
 //! let database = redb::Database::builder().create_with_backend(file)?;
+//! # Ok(())
+//! # }
 //! ```
 //!
 //! Power loss during the *first* `create`, before its second sync, leaves a file that no later open accepts. A program

@@ -347,8 +347,22 @@ pub struct Conclusive {
     pub leader_changes_min: u64,
     /// Every oracle must have judged something nontrivial, but for these.
     pub may_be_idle: Vec<String>,
+    /// Only these must have, whatever other oracles there are by now. A scenario says so, since it outlives the set of
+    /// oracles that it was made under.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub must_judge: Option<Vec<String>>,
     /// Sites that must have been reached.
     pub sites: Vec<String>,
     /// The system must have lost more servers than it can bear, and clients must have asked this often afterwards.
     pub asked_after_loss_min: u64,
+}
+
+impl Conclusive {
+    /// Whether the oracle of this property must have judged something.
+    pub fn owes(&self, property: &str) -> bool {
+        match &self.must_judge {
+            Some(listed) => listed.iter().any(|of| of == property),
+            None => !self.may_be_idle.iter().any(|of| of == property),
+        }
+    }
 }

@@ -417,7 +417,7 @@ impl<E: Clone + 'static> Parts<E> {
         for count in verdicts.counts() {
             let is_planned = |name| self.plan.clients.iter().any(|client| client.workload == name);
             let is_owed = self.run.workload_of(&count.property).is_none_or(is_planned);
-            if count.nontrivial == 0 && is_owed && !wanted.may_be_idle.contains(&count.property) {
+            if count.nontrivial == 0 && is_owed && wanted.owes(&count.property) {
                 doubts.push(format!("the oracle {} judged nothing", count.property));
             }
         }
