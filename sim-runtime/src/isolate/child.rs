@@ -76,6 +76,7 @@ fn answer(run: Run, request: &RunRequest, limits: &Limits) -> io::Result<Answer>
     // `HashMap` keys belong to the thread, so only a fresh one has fresh keys.
     let thread =
         thread::Builder::new().name("simulation".to_owned()).stack_size(limits.stack_bytes).spawn(move || {
+            allocator::reserve();
             escape::seed_hash_keys(seed);
             if request.log.is_some() {
                 log::prepare();

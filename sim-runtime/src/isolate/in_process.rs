@@ -24,6 +24,7 @@ pub fn on_own_thread<T: Send + 'static>(simulation: impl FnOnce() -> T + Send + 
         .spawn(|| {
             let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
             TUNED.call_once(allocator::tune);
+            allocator::reserve();
             escape::seed_hash_keys(0);
             simulation()
         })
@@ -49,6 +50,7 @@ pub fn in_process<T: Send>(simulation: impl FnOnce() -> T + Send) -> T {
             .spawn_scoped(scope, || {
                 #[cfg(feature = "sqlite")]
                 crate::adapters::sqlite::inherit(held);
+                allocator::reserve();
                 escape::seed_hash_keys(0);
                 simulation()
             })
