@@ -8,10 +8,11 @@ use std::rc::Rc;
 
 use super::fleet::Fleet;
 use super::nemesis::Nemesis;
+use super::parts::Parts;
 use super::plan::Plan;
 use super::record::{RunRecord, RunRequest};
 use super::report::Violation;
-use super::simulation::{Parts, Simulation};
+use super::simulation::Simulation;
 use super::system::{Client, ClientProcess};
 use crate::world::{self, Halt, HostId};
 

@@ -26,6 +26,7 @@ pub mod listing;
 pub mod log;
 pub mod nemesis;
 pub mod oracle;
+mod parts;
 pub mod plan;
 pub mod planner;
 pub mod record;

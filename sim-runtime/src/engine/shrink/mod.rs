@@ -3,7 +3,7 @@
 //! Delta debugging (Zeller and Hildebrandt, TSE 2002, `ddmin` without complements) over everything that a plan lists:
 //! clients, faults, live fault points, operations, tunables, the noise of the world, servers, times. Since draws are
 //! functions of stable names, what is removed reshuffles nothing else; a candidate that passes by bad luck is given
-//! other keys. Stretches of the run ([`windows`]) and random thinnings ([`plunge`]) come first, since a small plan runs
+//! other keys. Stretches of the run ([`stretches`]) and random thinnings ([`plunge`]) come first, since a small plan runs
 //! faster than a large one.
 //!
 //! The shrinker decides what to try; whoever runs it decides how ([`Trial`]): in processes side by side, or in a test.
@@ -13,7 +13,7 @@ pub(super) mod cuts;
 mod lists;
 mod plunge;
 mod simpler;
-mod windows;
+mod stretches;
 
 use super::plan::Plan;
 use super::system::Knob;
