@@ -210,6 +210,9 @@ pub struct ScoreboardArguments {
     pub json: bool,
 }
 
+/// Keys per candidate of a shrink, unless told otherwise.
+pub const SHRINK_TRIES: u64 = 2;
+
 #[derive(Debug, Args)]
 pub struct ShrinkArguments {
     /// An artifact of a failing run
@@ -222,7 +225,7 @@ pub struct ShrinkArguments {
     #[arg(long, value_name = "J")]
     pub jobs: Option<NonZeroUsize>,
     /// Keys that each candidate is given before it counts as passing
-    #[arg(long, value_name = "N", default_value_t = 2)]
+    #[arg(long, value_name = "N", default_value_t = SHRINK_TRIES)]
     pub tries: u64,
     /// Write the scenario here, and the test beside it [default: FILE with `.small.json` at its end]
     #[arg(long, value_name = "FILE")]

@@ -20,7 +20,7 @@ use sim_runtime::isolate::{Pool, Runner};
 
 use super::mutants::{Hunt, Terms, detected, look, starts};
 use super::shrink::{Effort, Small, small};
-use crate::arguments::ScoreboardArguments;
+use crate::arguments::{SHRINK_TRIES, ScoreboardArguments};
 use crate::interrupt::Interrupt;
 use crate::progress::Progress;
 use crate::summary::shrink::SizeReport;
@@ -202,9 +202,6 @@ fn shrink_all(
     progress.finish();
     Ok(shrunk)
 }
-
-/// As `shrink` does unless told otherwise.
-const SHRINK_TRIES: u64 = 2;
 
 /// Hunts repeated.
 struct Ablate<'a> {
