@@ -146,6 +146,19 @@ pub struct DurableImage {
     pub defects: Vec<String>,
 }
 
+impl DurableImage {
+    /// Whether the log has this entry, or had it before it was purged.
+    pub fn holds(&self, id: LogId) -> bool {
+        let is_purged = self.purged.is_some_and(|purged| purged.index >= id.index);
+        is_purged || self.log.get(&id.index).is_some_and(|entry| entry.log_id == id)
+    }
+
+    /// Up to where the state or a snapshot stands for entries.
+    pub fn covered(&self) -> Option<LogId> {
+        self.applied.max(self.snapshot)
+    }
+}
+
 /// What a client wants.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Action {

@@ -65,9 +65,13 @@ pub fn replies(request: &[u8], reply: &[u8]) {
     }
     let Ok(Envelope { request, .. }) = decode_request(request, usize::MAX) else { return };
     let Some(told) = WATCH.with_borrow_mut(|watch| watch.told(&request, &reply)) else { return };
-    let image = match told {
-        Told::Snapshot { .. } => cluster::image_of(&Disk::of(here.host)),
-        Told::Vote(_) | Told::Entries { .. } => cluster::log_image_of(&Disk::of(here.host)),
+    let disk = Disk::of(here.host);
+    let log = cluster::log_image_of(&disk);
+    let image = match &told {
+        Told::Vote(_) => log,
+        Told::Entries { last, .. } if log.holds(*last) => log,
+        // A snapshot may stand for them.
+        Told::Entries { .. } | Told::Snapshot { .. } => cluster::image_of(&disk),
     };
     run::emit(here.host, here.boot, Event::Told { node, told, image: Box::new(image) });
 }

@@ -24,15 +24,18 @@ fn missing(told: &Told, image: &DurableImage) -> Option<String> {
         }
         Told::Entries { last, .. } => {
             let ends = image.log.last_key_value().map(|(index, _)| *index);
-            (!holds_entry(image, *last))
-                .then(|| format!("it has {}, and its durable log ends at {ends:?}", shown(*last)))
+            (!holds(image, *last)).then(|| format!("it has {}, and its durable log ends at {ends:?}", shown(*last)))
         }
-        Told::Snapshot { last, .. } => {
-            let covered = image.applied.max(image.snapshot);
-            (covered.map(|id| id.index) < Some(last.index) && !holds_entry(image, *last))
-                .then(|| format!("a snapshot up to {} is installed, and its disk covers {covered:?}", shown(*last)))
-        }
+        Told::Snapshot { last, .. } => (!holds(image, *last)).then(|| {
+            let covered = image.covered();
+            format!("a snapshot up to {} is installed, and its disk covers {covered:?}", shown(*last))
+        }),
     }
+}
+
+/// The log has it, or a snapshot that was installed meanwhile, or the state, stands for it.
+fn holds(image: &DurableImage, id: LogId) -> bool {
+    image.covered().is_some_and(|covered| covered.index >= id.index) || image.holds(id)
 }
 
 fn holds_vote(image: &DurableImage, told: &Vote) -> bool {
@@ -40,11 +43,6 @@ fn holds_vote(image: &DurableImage, told: &Vote) -> bool {
         let (now, then) = (vote.leader_id, told.leader_id);
         now.term > then.term || now == then
     })
-}
-
-fn holds_entry(image: &DurableImage, id: LogId) -> bool {
-    let is_purged = image.purged.is_some_and(|purged| purged.index >= id.index);
-    is_purged || image.log.get(&id.index).is_some_and(|entry| entry.log_id == id)
 }
 
 /// Whether the node has heard of a later term than that in which it told.
@@ -116,6 +114,10 @@ mod tests {
         tells(told(id(6, 2)), purged(voted(2, 1))).accepts(DurableBeforeTold::default());
         tells(told(id(6, 2)), voted(2, 1)).rejects(DurableBeforeTold::default(), "its durable log ends at Some(5)");
         tells(told(id(5, 1)), voted(2, 1)).rejects(DurableBeforeTold::default(), "it has entry 5 of term 1");
+        // A snapshot came while they were being written, and openraft takes them for written then.
+        let installed = |last| DurableImage { snapshot: Some(last), ..voted(2, 1) };
+        tells(told(id(6, 2)), installed(id(9, 2))).accepts(DurableBeforeTold::default());
+        tells(told(id(6, 2)), installed(id(5, 2))).rejects(DurableBeforeTold::default(), "it has entry 6");
     }
 
     #[test]
