@@ -205,9 +205,13 @@ impl Planner<'_> {
                 continue;
             }
             for nth in 0..within(&mut draws, family.count) {
-                // What ends the run's usefulness leaves time to ask what came of it.
-                let until_ns = if name == "store-lost-beyond" { duration_ns / 2 } else { duration_ns };
-                let at = FAULTS_BEGIN_NS + draws.below(until_ns.saturating_sub(FAULTS_BEGIN_NS).max(1));
+                // What ends a run's usefulness leaves time before it, to have something to lose, and after it, to ask.
+                let (from_ns, until_ns) = match name.as_str() {
+                    "store-lost-beyond" => (duration_ns / 3, duration_ns / 3 * 2),
+                    _ => (0, duration_ns),
+                };
+                let from_ns = from_ns.max(FAULTS_BEGIN_NS);
+                let at = from_ns + draws.below(until_ns.saturating_sub(from_ns).max(1));
                 let mut planned = self.fault(name, family, servers, (at, nth), &mut draws);
                 if let Some(role) = family.first.as_ref().filter(|_| nth == 0) {
                     planned.fault.aim_at(role);
