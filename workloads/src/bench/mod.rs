@@ -2,9 +2,11 @@
 //!
 //! - [`pingpong`]: the world alone: tasks, timers, messages
 //! - [`raft`]: openraft on the world, with its stores in memory or with aspen's real ones on the simulated disk
+//! - [`engines`]: redb and SQLite alone, on the simulated disk or on memory of their own
 //!
 //! The figures are counts and virtual times, so they are the same in every run of a seed; the command that runs a bench
 //! measures the time that it takes.
+pub mod engines;
 mod memory;
 pub mod pingpong;
 pub mod raft;
@@ -17,5 +19,7 @@ pub fn all() -> Vec<Bench> {
         Bench { name: "pingpong", run: pingpong::run },
         Bench { name: "raft-memory", run: raft::run::<memory::Memory> },
         Bench { name: "raft-real", run: raft::run::<raft::Real> },
+        Bench { name: "engines-disk", run: engines::run::<engines::Simulated> },
+        Bench { name: "engines-memory", run: engines::run::<engines::Bare> },
     ]
 }
