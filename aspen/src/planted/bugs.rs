@@ -413,6 +413,13 @@ pub static BUGS: &[Bug] = &[
         like: "eze #65: a transaction wrote first and deleted then, whatever the order of its operations",
     },
     Bug {
+        name: "transaction-compares-last",
+        family: "clients",
+        spec: "default",
+        about: "each comparison of a transaction replaces what the one before found, so that the last one decides",
+        like: "opendialogai/core #141: several conditions passed when the last of them did",
+    },
+    Bug {
         name: "omitted-row-reads-as-absent",
         family: "clients",
         spec: "default",

@@ -45,6 +45,10 @@ impl Database {
     }
 
     fn all_hold(&mut self, compare: &[Compare]) -> io::Result<bool> {
+        let compare = match (planted!("transaction-compares-last"), compare) {
+            (true, [.., last]) => std::slice::from_ref(last),
+            _ => compare,
+        };
         for Compare { key, expect } in compare {
             let found = find_kv(&self.connection, key, &mut self.scratch)?;
             if !is_as_expected(expect, found.as_ref()) {
