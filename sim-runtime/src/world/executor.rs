@@ -10,18 +10,15 @@ use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::rc::Rc;
-use std::sync::Arc;
-use std::task::{Context as TaskContext, Poll, Wake, Waker};
-
-use async_task::Runnable;
+use std::task::{Context as TaskContext, Poll};
 
 use super::agenda::{Due, Kind};
 use super::config::{Order, WorldConfig};
 use super::draws::{self, Dice, Purpose};
 use super::network::stream::Streams;
 use super::slab::Key;
-use super::state::{Context, Entered, Inner, try_with};
-use super::task::{Completion, Meta, Origin, TaskEntry};
+use super::state::{Context, Entered, Inner, task_waker};
+use super::task::{Body, Completion, Origin, TaskEntry};
 use super::trace::{Class, NO_EVENT};
 use super::{Cause, Halt, Incarnation, Nanos, hash, panics};
 
@@ -60,25 +57,6 @@ pub(crate) fn change_points(config: &WorldConfig, key: draws::Key) -> Vec<u64> {
     points
 }
 
-/// Wakes the main future, which no runnable stands for.
-struct MainWaker {
-    meta: Meta,
-}
-
-impl Wake for MainWaker {
-    fn wake(self: Arc<Self>) {
-        self.wake_by_ref();
-    }
-
-    fn wake_by_ref(self: &Arc<Self>) {
-        try_with(|world| {
-            if world.address() == self.meta.world {
-                world.schedule(self.meta.key, None);
-            }
-        });
-    }
-}
-
 impl Inner {
     /// Priority of a task in a PCT order; the smallest runs first.
     pub fn priority(&self, id: u64) -> u64 {
@@ -88,21 +66,12 @@ impl Inner {
         }
     }
 
-    /// A task was woken.
-    pub fn schedule(&self, key: Key, runnable: Option<Runnable<Meta>>) {
+    /// A task was woken. While it is being polled it is made ready when the poll is over.
+    pub fn schedule(&self, key: Key) {
         let mut tasks = self.tasks.borrow_mut();
-        let Some(entry) = tasks.get_mut(key) else {
-            drop(tasks);
-            self.bin.borrow_mut().extend(runnable);
-            return;
-        };
-        if entry.cancelled {
-            drop(tasks);
-            self.bin.borrow_mut().extend(runnable);
-            return;
-        }
-        entry.runnable = runnable;
-        if entry.scheduled {
+        let Some(entry) = tasks.get_mut(key).filter(|entry| !entry.scheduled && !entry.cancelled) else { return };
+        if entry.is_polled() {
+            entry.woken = true;
             return;
         }
         entry.scheduled = true;
@@ -170,17 +139,14 @@ impl Inner {
         self.ready.borrow_mut().push(Ready { key: rank, sequence, task: key });
     }
 
-    /// Cancels a task: its future is dropped when the bin is drained.
+    /// Cancels a task: its future is dropped when the bin is drained, or after the poll that it is in.
     pub fn cancel(&self, key: Key) {
-        let (task, runnable) = {
-            let mut tasks = self.tasks.borrow_mut();
-            let Some(entry) = tasks.get_mut(key).filter(|entry| !entry.is_main && !entry.cancelled) else { return };
-            entry.cancelled = true;
-            (entry.task.take(), entry.runnable.take())
-        };
-        // Dropping the handle schedules a parked task once more, straight into the bin.
-        drop(task);
-        self.bin.borrow_mut().extend(runnable);
+        let mut tasks = self.tasks.borrow_mut();
+        let Some(entry) = tasks.get_mut(key).filter(|entry| !entry.is_main && !entry.cancelled) else { return };
+        entry.cancelled = true;
+        if !entry.is_polled() {
+            self.bin.borrow_mut().push_back(key);
+        }
     }
 
     /// Drops the futures of cancelled tasks, each on behalf of its own incarnation.
@@ -188,20 +154,18 @@ impl Inner {
         if self.draining.replace(true) {
             return;
         }
-        loop {
-            let next = self.bin.borrow_mut().pop_front();
-            let Some(runnable) = next else { break };
-            let key = runnable.metadata().key;
-            let incarnation = self.tasks.borrow().get(key).map(|entry| entry.incarnation);
-            let context = match incarnation {
-                Some(incarnation) => Context { incarnation, task: key, mute: !self.is_alive(incarnation) },
-                None => Context { mute: true, ..Context::OUTSIDE },
-            };
-            self.in_context(context, self.cause.get(), || drop(runnable));
-            let entry = self.tasks.borrow_mut().remove(key);
-            drop(entry);
+        while let Some(key) = self.next_in_bin() {
+            let cancelled = self.tasks.borrow_mut().get_mut(key).map(|entry| (entry.incarnation, entry.body.take()));
+            let Some((incarnation, body)) = cancelled else { continue };
+            let context = Context { incarnation, task: key, mute: !self.is_alive(incarnation) };
+            self.in_context(context, self.cause.get(), || drop(body));
+            self.tasks.borrow_mut().remove(key);
         }
         self.draining.set(false);
+    }
+
+    fn next_in_bin(&self) -> Option<Key> {
+        self.bin.borrow_mut().pop_front()
     }
 
     /// Runs `main` as the first task of host 0, until it completes or the run is given up; then, if it was the `last`,
@@ -213,8 +177,8 @@ impl Inner {
         self.running.set(true);
         self.halt.take();
         let key = self.insert_main(origin);
-        let waker = Waker::from(Arc::new(MainWaker { meta: Meta { world: self.address(), key } }));
-        self.schedule(key, None);
+        let waker = task_waker(key);
+        self.schedule(key);
 
         let mut output = None;
         let result = {
@@ -292,7 +256,7 @@ impl Inner {
     }
 
     /// Accounts for a poll and says on whose behalf it happens.
-    fn begin_poll(&self, key: Key) -> Result<Option<Runnable<Meta>>, Halt> {
+    fn begin_poll(&self, key: Key) -> Result<Option<Body>, Halt> {
         let now = self.now.get();
         let polls = self.polls.get();
         self.polls.set(polls + 1);
@@ -316,13 +280,13 @@ impl Inner {
                 entry.priority = (1 << 63) | demoted;
             }
         }
-        let runnable = entry.runnable.take();
+        let body = entry.body.take();
         let (incarnation, cause, name, fields) = (entry.incarnation, entry.cause, entry.name, [entry.id, entry.wakes]);
         drop(tasks);
         let event = self.record_caused(incarnation.host, Class::Poll, name, cause, &fields, (0, 0));
         self.context.set(Context { incarnation, task: key, mute: false });
         self.cause.set(event);
-        Ok(runnable)
+        Ok(body)
     }
 
     /// A poll or a due entry that does not advance time.
@@ -366,26 +330,42 @@ impl Inner {
     }
 
     fn poll_task(&self, key: Key) -> Result<(), Halt> {
-        let Some(runnable) = self.begin_poll(key)? else { return Ok(()) };
-        runnable.run();
-        let completion = self.completed.replace(Completion::Pending);
-        self.context.set(Context::OUTSIDE);
-        let ended = {
-            let mut tasks = self.tasks.borrow_mut();
-            // A task cancelled by itself has dropped its future in `run` and is gone too.
-            let is_over = |entry: &TaskEntry| completion != Completion::Pending || entry.cancelled;
-            if tasks.get(key).is_some_and(is_over) { tasks.remove(key) } else { None }
-        };
-        if let Some(entry) = ended {
-            if let Some(task) = entry.task {
-                task.detach();
-            }
-            if entry.is_root {
-                self.root_ended(entry.incarnation, completion);
-            }
+        let Some(mut body) = self.begin_poll(key)? else { return Ok(()) };
+        match body.as_mut().poll(&mut TaskContext::from_waker(&task_waker(key))) {
+            Poll::Pending => self.go_on(key, body),
+            Poll::Ready(completion) => self.finish(key, body, completion),
         }
         self.end_poll();
         Ok(())
+    }
+
+    /// A task waits, unless it was woken or has cancelled itself meanwhile.
+    fn go_on(&self, key: Key, body: Body) {
+        let mut tasks = self.tasks.borrow_mut();
+        let entry = tasks.get_mut(key).expect("a task that is being polled exists");
+        if entry.cancelled {
+            drop(tasks);
+            return self.finish(key, body, Completion::Returned);
+        }
+        entry.body = Some(body);
+        let woken = std::mem::take(&mut entry.woken);
+        drop(tasks);
+        if woken {
+            self.schedule(key);
+        }
+    }
+
+    /// A task is over.
+    fn finish(&self, key: Key, body: Body, completion: Completion) {
+        drop(body);
+        self.context.set(Context::OUTSIDE);
+        let mut tasks = self.tasks.borrow_mut();
+        let root = tasks.get(key).filter(|entry| entry.is_root).map(|entry| entry.incarnation);
+        tasks.remove(key);
+        drop(tasks);
+        if let Some(incarnation) = root {
+            self.root_ended(incarnation, completion);
+        }
     }
 
     /// Nothing is ready: jumps to the next entry of the agenda and lets everything due then happen.

@@ -1,13 +1,16 @@
 //! The world of this thread.
 //!
 //! Every function of the world goes through here, several times per event, so this is a plain pointer in a const
-//! thread-local and not a counted reference in a cell.
-#![allow(unsafe_code)] // One pointer, valid between the construction and the drop of its guard.
+//! thread-local and not a counted reference in a cell. Wakers go through here too: one is the key of its task, and nothing
+//! is counted for it.
+#![allow(unsafe_code)] // One pointer, valid between the construction and the drop of its guard; and wakers without one.
 
 use std::cell::Cell;
 use std::ptr;
 use std::rc::Rc;
+use std::task::{RawWaker, RawWakerVTable, Waker};
 
+use super::slab::Key;
 use super::state::Inner;
 
 thread_local! {
@@ -52,4 +55,26 @@ impl Drop for Entered {
         }
         // The world itself may be dropped after this: destructors that look for it find none.
     }
+}
+
+/// The functions of wakers whose data is the key of a task as a number.
+static WAKER: RawWakerVTable = RawWakerVTable::new(clone, wake, wake, |_| ());
+
+fn clone(key: *const ()) -> RawWaker {
+    RawWaker::new(key, &WAKER)
+}
+
+/// On a foreign thread or after the world nothing happens: a simulation has one thread, so the deadlock report is as loud as
+/// a waker may be.
+fn wake(key: *const ()) {
+    try_with(|world| world.schedule(Key::from_number(key.addr())));
+}
+
+/// Wakes the task with this key in the world of the thread that asks.
+#[inline]
+pub(crate) fn task_waker(key: Key) -> Waker {
+    let data = ptr::without_provenance(key.to_number());
+    // SAFETY: the data is a number, which nothing follows or frees, so the functions may be called with it on any thread, any
+    // number of times and at any time.
+    unsafe { Waker::new(data, &WAKER) }
 }

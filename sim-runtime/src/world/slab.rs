@@ -2,6 +2,9 @@
 //!
 //! A [`Key`] carries a generation: an old key never finds the value that took its place.
 
+// A key is a number of the width of a pointer.
+const _: () = assert!(usize::BITS == 64);
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Key {
     pub slot: u32,
@@ -11,17 +14,33 @@ pub(crate) struct Key {
 impl Key {
     /// Finds nothing in any slab.
     pub const NONE: Key = Key { slot: u32::MAX, generation: u32::MAX };
+
+    #[inline]
+    pub fn to_number(self) -> usize {
+        (self.generation as usize) << 32 | self.slot as usize
+    }
+
+    #[inline]
+    pub fn from_number(number: usize) -> Key {
+        Key { slot: (number & 0xffff_ffff) as u32, generation: (number >> 32) as u32 }
+    }
 }
 
 #[derive(Debug)]
 pub(crate) struct Slab<T> {
     entries: Vec<(u32, Option<T>)>,
     free: Vec<u32>,
+    first_generation: u32,
 }
 
 impl<T> Slab<T> {
     pub const fn new() -> Slab<T> {
-        Slab { entries: Vec::new(), free: Vec::new() }
+        Slab::of_generation(0)
+    }
+
+    /// Counts the generations of its slots from this one.
+    pub const fn of_generation(first_generation: u32) -> Slab<T> {
+        Slab { entries: Vec::new(), free: Vec::new(), first_generation }
     }
 
     #[inline]
@@ -32,8 +51,8 @@ impl<T> Slab<T> {
             return Key { slot, generation: entry.0 };
         }
         let slot = u32::try_from(self.entries.len()).expect("fewer than 2^32 values live at once");
-        self.entries.push((0, Some(value)));
-        Key { slot, generation: 0 }
+        self.entries.push((self.first_generation, Some(value)));
+        Key { slot, generation: self.first_generation }
     }
 
     #[inline]

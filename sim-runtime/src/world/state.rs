@@ -6,8 +6,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
-
-use async_task::Runnable;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::agenda::Agenda;
 use super::clock::TimerEntry;
@@ -15,14 +14,14 @@ use super::config::WorldConfig;
 use super::draws;
 use super::executor::Ready;
 use super::host::{Host, KillHook};
-pub(crate) use super::installed::{Entered, try_with};
+pub(crate) use super::installed::{Entered, task_waker, try_with};
 use super::network::Network;
 use super::network::stream::Streams;
 use super::panics::PanicRecord;
 use super::section::{Pending, Section};
 use super::short_heap::ShortHeap;
 use super::slab::{Key, Slab};
-use super::task::{Completion, Meta, TaskEntry};
+use super::task::TaskEntry;
 use super::trace::{Class, Event, NO_EVENT, Trace};
 use super::{Cause, Halt, HostId, Incarnation, Nanos, hash};
 
@@ -59,6 +58,11 @@ impl Context {
     pub const OUTSIDE: Context = Context { incarnation: Incarnation::DRIVER, task: Key::NONE, mute: false };
 }
 
+/// Tasks of different worlds do not share keys, as long as no slot serves so many tasks: a waker that outlived its world wakes
+/// nothing in the next. Never part of a decision.
+const GENERATIONS: u32 = 1 << 16;
+static FIRST_GENERATION: AtomicU32 = AtomicU32::new(0);
+
 pub(crate) type Action = Box<dyn FnOnce()>;
 
 pub(crate) struct Inner {
@@ -76,10 +80,8 @@ pub(crate) struct Inner {
     pub ready: RefCell<ShortHeap<Ready>>,
     pub ready_sequence: Cell<u64>,
     pub spawned: Cell<u64>,
-    /// Set by the running task when its future is over.
-    pub completed: Cell<Completion>,
-    /// Runnables of cancelled tasks: dropped, never run.
-    pub bin: RefCell<VecDeque<Runnable<Meta>>>,
+    /// Cancelled tasks, whose futures are still to be dropped.
+    pub bin: RefCell<VecDeque<Key>>,
     pub draining: Cell<bool>,
     pub polls: Cell<u64>,
     /// Polls and due entries since time last advanced.
@@ -133,11 +135,10 @@ impl Inner {
             context: Cell::new(Context::OUTSIDE),
             cause: Cell::new(NO_EVENT),
             trace: RefCell::new(trace),
-            tasks: RefCell::new(Slab::new()),
+            tasks: RefCell::new(Slab::of_generation(FIRST_GENERATION.fetch_add(GENERATIONS, Ordering::Relaxed))),
             ready: RefCell::new(ShortHeap::new()),
             ready_sequence: Cell::new(0),
             spawned: Cell::new(0),
-            completed: Cell::new(Completion::Pending),
             bin: RefCell::default(),
             draining: Cell::new(false),
             polls: Cell::new(0),

@@ -11,20 +11,15 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context as TaskContext, Poll, Waker};
 
-use async_task::{Builder, Runnable, Task};
 use pin_project_lite::pin_project;
 
 use super::slab::Key;
-use super::state::{Context, Inner, try_with, with};
+use super::state::{Inner, try_with, with};
 use super::trace::{Class, NO_EVENT};
 use super::{Incarnation, hash, panics};
 
-/// What a runnable knows of itself.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Meta {
-    pub world: usize,
-    pub key: Key,
-}
+/// A task to be polled: the user's future, whatever its type.
+pub(crate) type Body = Pin<Box<dyn Future<Output = Completion>>>;
 
 /// One task, as the executor knows it.
 pub(crate) struct TaskEntry {
@@ -32,11 +27,13 @@ pub(crate) struct TaskEntry {
     pub name: &'static str,
     pub incarnation: Incarnation,
     pub spawned_at: &'static Location<'static>,
-    /// `None` only for the main future of the run, which the executor polls itself, and while cancelling.
-    pub task: Option<Task<(), Meta>>,
-    /// The runnable while the task is ready, held or parked.
-    pub runnable: Option<Runnable<Meta>>,
+    /// `None` for the main future of the run, which the executor polls itself, and while it is being polled or dropped: that
+    /// may do anything to the table of tasks.
+    pub body: Option<Body>,
+    /// It is ready, held or parked.
     pub scheduled: bool,
+    /// It was woken while it was being polled.
+    pub woken: bool,
     pub is_main: bool,
     /// The first task of an incarnation: when it ends, so does the incarnation.
     pub is_root: bool,
@@ -72,10 +69,16 @@ impl Origin {
     }
 }
 
-/// How the poll of a task ended.
+impl TaskEntry {
+    /// Whether it is being polled by the executor's loop; the main future of the run is not polled there.
+    pub fn is_polled(&self) -> bool {
+        self.body.is_none() && !self.is_main
+    }
+}
+
+/// How a task ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Completion {
-    Pending,
     Returned,
     Panicked,
 }
@@ -100,31 +103,28 @@ impl JoinError {
 struct JoinState<T> {
     result: Option<Result<T, JoinError>>,
     waker: Option<Waker>,
-    detached: bool,
 }
 
+/// Shared by a task and its handle.
 struct Join<T> {
     state: Mutex<JoinState<T>>,
 }
 
 impl<T> Join<T> {
-    fn new() -> Arc<Join<T>> {
-        Arc::new(Join { state: Mutex::new(JoinState { result: None, waker: None, detached: false }) })
+    fn new(result: Option<Result<T, JoinError>>) -> Arc<Join<T>> {
+        Arc::new(Join { state: Mutex::new(JoinState { result, waker: None }) })
     }
 
     fn lock(&self) -> MutexGuard<'_, JoinState<T>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Stores the result. Returns whether nobody will take it.
-    fn complete(&self, result: Result<T, JoinError>) -> bool {
-        let mut state = self.lock();
-        if state.detached {
-            drop(state);
-            // The output's destructor is user code: not under the lock.
-            drop(result);
+    /// Stores the result of the task that asks. Returns whether nobody will take it.
+    fn complete(self: &Arc<Self>, result: Result<T, JoinError>) -> bool {
+        if Arc::strong_count(self) == 1 {
             return true;
         }
+        let mut state = self.lock();
         state.result = Some(result);
         let waker = state.waker.take();
         drop(state);
@@ -181,13 +181,11 @@ impl<T> Future for JoinHandle<T> {
     }
 }
 
-impl<T> Drop for JoinHandle<T> {
+impl<T> Drop for Join<T> {
+    /// The result was not taken.
     fn drop(&mut self) {
-        let mut state = self.join.lock();
-        state.detached = true;
-        let leftover = (state.result.take(), state.waker.take());
-        drop(state);
-        if let Some(Err(JoinError::Panic { message })) = &leftover.0 {
+        let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if let Some(Err(JoinError::Panic { message })) = &state.result {
             panics::unhandled(message);
         }
     }
@@ -213,17 +211,17 @@ pin_project! {
 }
 
 impl<F: Future> Future for Guarded<F> {
-    type Output = ();
+    type Output = Completion;
 
-    fn poll(self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<()> {
+    fn poll(self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<Completion> {
         let mut this = self.project();
-        let Some(future) = this.future.as_mut().as_pin_mut() else { return Poll::Ready(()) };
-        let completion = match catch_unwind(AssertUnwindSafe(|| future.poll(cx))) {
-            Ok(Poll::Pending) => return Poll::Pending,
+        let Some(future) = this.future.as_mut().as_pin_mut() else { return Poll::Ready(Completion::Returned) };
+        match catch_unwind(AssertUnwindSafe(|| future.poll(cx))) {
+            Ok(Poll::Pending) => Poll::Pending,
             Ok(Poll::Ready(output)) => {
                 drop_caught(this.future.as_mut());
                 this.join.complete(Ok(output));
-                Completion::Returned
+                Poll::Ready(Completion::Returned)
             }
             Err(payload) => {
                 let message = panicked(payload);
@@ -231,11 +229,9 @@ impl<F: Future> Future for Guarded<F> {
                 if this.join.complete(Err(JoinError::Panic { message: message.clone() })) {
                     panics::unhandled(&message);
                 }
-                Completion::Panicked
+                Poll::Ready(Completion::Panicked)
             }
-        };
-        try_with(|world| world.completed.set(completion));
-        Poll::Ready(())
+        }
     }
 }
 
@@ -251,22 +247,6 @@ fn panicked(payload: Box<dyn Any + Send>) -> String {
     // A payload may itself panic when dropped; there is nothing left to tell it.
     std::mem::forget(payload);
     message
-}
-
-/// Where the executor gets runnables back: on every wake.
-fn schedule(runnable: Runnable<Meta>) {
-    let meta = *runnable.metadata();
-    let mut runnable = Some(runnable);
-    try_with(|world| {
-        if world.address() == meta.world
-            && let Some(runnable) = runnable.take()
-        {
-            world.schedule(meta.key, Some(runnable));
-        }
-    });
-    // Left over when the wake came from a foreign thread or after the world: a simulation has one thread, so dropping
-    // the task (and then the deadlock report) is as loud as a waker may be.
-    drop(runnable);
 }
 
 impl Inner {
@@ -288,9 +268,9 @@ impl Inner {
             name: origin.name,
             incarnation,
             spawned_at: origin.place,
-            task: None,
-            runnable: None,
+            body: None,
             scheduled: false,
+            woken: false,
             is_main: false,
             is_root: false,
             cancelled: false,
@@ -308,39 +288,20 @@ impl Inner {
         }
     }
 
-    /// Puts a built task into the slab and makes it ready.
-    fn start(&self, key: Key, runnable: Runnable<Meta>, task: Task<(), Meta>) {
-        let (id, name, host) = {
-            let mut tasks = self.tasks.borrow_mut();
-            let entry = tasks.get_mut(key).expect("the entry was inserted by the caller");
-            entry.task = Some(task);
-            (entry.id, entry.name, entry.incarnation.host)
-        };
-        self.record_for(host, Class::Spawn, name, &[id], (0, 0));
-        self.schedule(key, Some(runnable));
-    }
-
-    fn spawn_with<F, B>(
-        &self,
-        origin: Origin,
-        incarnation: Incarnation,
-        is_root: bool,
-        future: F,
-        build: B,
-    ) -> JoinHandle<F::Output>
+    /// Puts a task into the table and makes it ready.
+    fn spawn_as<F>(&self, origin: Origin, incarnation: Incarnation, is_root: bool, future: F) -> JoinHandle<F::Output>
     where
         F: Future + 'static,
-        B: FnOnce(Meta, Guarded<F>) -> (Runnable<Meta>, Task<(), Meta>),
     {
         let mut entry = self.new_entry(origin, incarnation, self.context.get().task);
+        let id = entry.id;
+        let join = Join::new(None);
         entry.is_root = is_root;
+        entry.body = Some(Box::pin(Guarded { future: Some(future), join: join.clone() }));
         let key = self.tasks.borrow_mut().insert(entry);
-        let join = Join::new();
-        let handle = JoinHandle { join: join.clone(), world: self.address(), key };
-        let guarded = Guarded { future: Some(future), join };
-        let (runnable, task) = build(Meta { world: self.address(), key }, guarded);
-        self.start(key, runnable, task);
-        handle
+        self.record_for(incarnation.host, Class::Spawn, origin.name, &[id], (0, 0));
+        self.schedule(key);
+        JoinHandle { join, world: self.address(), key }
     }
 
     /// Spawns on behalf of an incarnation; of a dead one, the future is dropped and the handle is cancelled.
@@ -357,9 +318,7 @@ impl Inner {
         if self.is_mute() || !self.is_alive(incarnation) {
             return stillborn(future);
         }
-        self.spawn_with(origin, incarnation, is_root, future, |meta, guarded| {
-            Builder::new().metadata(meta).spawn_local(move |_| guarded, schedule)
-        })
+        self.spawn_as(origin, incarnation, is_root, future)
     }
 }
 
@@ -377,9 +336,7 @@ where
 /// A task that never runs.
 fn stillborn<F: Future>(future: F) -> JoinHandle<F::Output> {
     drop(future);
-    let join = Join::new();
-    join.complete(Err(JoinError::Cancelled));
-    JoinHandle { join, world: 0, key: Key::NONE }
+    JoinHandle { join: Join::new(Some(Err(JoinError::Cancelled))), world: 0, key: Key::NONE }
 }
 
 /// Spawns a child of the current task, of the same incarnation.
@@ -392,16 +349,7 @@ where
     F: Future + Send + 'static,
     F::Output: Send + 'static,
 {
-    let origin = Origin::caller(name);
-    with(|world| {
-        let Context { incarnation, mute, .. } = world.context.get();
-        if mute || !world.is_alive(incarnation) {
-            return stillborn(future);
-        }
-        world.spawn_with(origin, incarnation, false, future, |meta, guarded| {
-            Builder::new().metadata(meta).spawn(move |_| guarded, schedule)
-        })
-    })
+    spawn_local(name, future)
 }
 
 /// [`spawn`] for futures that are not `Send`.
