@@ -38,10 +38,10 @@ impl<T: Ord> ShortHeap<T> {
     /// Yields the largest if it is `wanted`.
     #[inline]
     pub fn pop_if(&mut self, wanted: impl FnOnce(&T) -> bool) -> Option<T> {
-        let (first, others) = match self.few.split_first() {
-            Some(parts) if self.rest.is_empty() => parts,
-            _ => return self.pop_rest_if(wanted),
-        };
+        if !self.rest.is_empty() {
+            return self.pop_rest_if(wanted);
+        }
+        let (first, others) = self.few.split_first()?;
         let (mut at, mut largest) = (0, first);
         for (index, value) in others.iter().enumerate() {
             if value > largest {
