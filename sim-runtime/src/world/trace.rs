@@ -280,7 +280,7 @@ impl Trace {
             slot.set(number, event);
         }
         if self.keeps_more {
-            self.keep_more(number, event);
+            self.keep_more(number, slot);
         }
         number
     }
@@ -299,10 +299,10 @@ impl Trace {
         self.window.0 <= number && number < self.window.1
     }
 
+    /// Keeps the event in this place of the ring beyond it.
     #[cold]
-    fn keep_more(&mut self, number: u64, event: &Event<'_>) {
-        let mut kept = Kept::NONE;
-        kept.set(number, event);
+    fn keep_more(&mut self, number: u64, slot: usize) {
+        let Some(&kept) = self.ring.get(slot) else { return };
         if self.is_windowed(number) {
             self.windowed.push(kept);
         }
