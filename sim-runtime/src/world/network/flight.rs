@@ -85,6 +85,7 @@ impl Link {
     }
 
     /// Takes a message of `bytes` at `now`: how long it waits for its turn, or why it is gone.
+    #[inline]
     fn admit(&mut self, config: &NetworkConfig, dice: &mut Dice, now: Nanos, bytes: u64) -> Result<Nanos, Swallowed> {
         let idle_ns = now.saturating_sub(std::mem::replace(&mut self.last_sent_at, now));
         if self.is_cut {
@@ -184,6 +185,12 @@ impl Network {
 
     pub(super) fn link(&mut self, from: HostId, to: HostId) -> &mut Link {
         self.open_link(from, to);
+        self.opened(from, to)
+    }
+
+    /// A link that was made before.
+    #[inline]
+    fn opened(&mut self, from: HostId, to: HostId) -> &mut Link {
         self.links[from.0 as usize][to.0 as usize].as_mut().expect("the link was opened")
     }
 
@@ -255,6 +262,7 @@ struct Flight {
 }
 
 impl Flight {
+    #[inline]
     fn draw(config: &NetworkConfig, dice: &mut Dice, bits: u64, counts: &mut NetworkCounts) -> Flight {
         let mut latency = config.latency_ns.saturating_add(dice.below(config.jitter_ns.saturating_add(1).max(1)));
         if dice.chance(config.spike_ppm) {
@@ -317,9 +325,10 @@ impl Inner {
         counts.clogged += u64::from(is_clogged);
         counts.queued += u64::from(waits > 0 && !is_clogged);
         let bits = message.hash.0 as u64 * 8;
-        let twin = dice.chance(config.duplicate_ppm).then(|| message.copy());
+        let mut twin = dice.chance(config.duplicate_ppm).then(|| message.copy());
         counts.duplicated += u64::from(twin.is_some());
-        let mut launch = |mut message: InFlight, copy: u64| {
+        let mut copy = 0;
+        loop {
             let flight = Flight::draw(config, &mut dice, bits, counts);
             message.marks = Marks { is_copy: copy > 0, ..flight.marks };
             if let Some(bit) = flight.corrupt_bit {
@@ -330,10 +339,8 @@ impl Inner {
             let at = sent_at.saturating_add(waits).saturating_add(flight.latency).max(self.now.get());
             let tie = hash::mix(self.salt ^ id, ordinal * 2 + copy);
             self.agenda.borrow_mut().push(at, tie, Kind::Packet, key);
-        };
-        launch(message, 0);
-        if let Some(twin) = twin {
-            launch(twin, 1);
+            let Some(next) = twin.take() else { return };
+            (message, copy) = (next, copy + 1);
         }
     }
 
@@ -385,7 +392,7 @@ impl Inner {
     pub fn deliver(&self, key: Key) {
         let mut network = self.network.borrow_mut();
         let Some(message) = network.flying.remove(key) else { return };
-        let link = network.link(message.from, message.to);
+        let link = network.opened(message.from, message.to);
         if link.is_cut || link.epoch != message.epoch {
             network.counts.cut_drops += 1;
             drop(network);
