@@ -354,6 +354,40 @@ fn a_world_can_run_again_and_time_goes_on() {
     }
 }
 
+/// A waker is no more than the key of its task: the same task of the next world must not answer to it.
+#[test]
+fn a_waker_wakes_its_task_in_its_world_and_on_its_thread_only() {
+    let kept = Arc::new(Mutex::new(Vec::<std::task::Waker>::new()));
+    for round in 1..=3 {
+        let (kept, polls) = (kept.clone(), Arc::new(AtomicU32::new(0)));
+        world()
+            .run(async move {
+                let (wakers, counted) = (kept.clone(), polls.clone());
+                let waiting = std::future::poll_fn(move |cx| {
+                    counted.fetch_add(1, Ordering::Relaxed);
+                    wakers.lock().unwrap().push(cx.waker().clone());
+                    std::task::Poll::<()>::Pending
+                });
+                world::spawn("waiting", waiting).detach();
+                world::sleep(Duration::from_millis(1)).await;
+
+                let wakers = std::mem::take(&mut *kept.lock().unwrap());
+                let (own, older) = wakers.split_last().unwrap();
+                older.iter().for_each(std::task::Waker::wake_by_ref);
+                std::thread::scope(|scope| scope.spawn(|| own.wake_by_ref()).join().unwrap());
+                world::sleep(Duration::from_millis(1)).await;
+                assert_eq!((older.len(), polls.load(Ordering::Relaxed)), (round - 1, 1));
+
+                own.wake_by_ref();
+                world::sleep(Duration::from_millis(1)).await;
+                assert_eq!(polls.load(Ordering::Relaxed), 2);
+                kept.lock().unwrap().extend(wakers);
+                kept.lock().unwrap().truncate(round);
+            })
+            .unwrap();
+    }
+}
+
 #[test]
 fn a_world_inside_a_world_is_refused() {
     let result = world().run(async { world().run(async {}) });
