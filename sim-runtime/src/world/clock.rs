@@ -207,7 +207,7 @@ impl Inner {
 
     /// The virtual time of a local one at the clock's present rate.
     fn virtual_deadline(&self, deadline: LocalDeadline) -> Nanos {
-        self.with_host(deadline.host, |host| host.clock.true_time_of(deadline.local))
+        self.clock_of(deadline.host).true_time_of(deadline.local)
     }
 
     pub fn arm_timer(&self, deadline: Nanos, waker: Waker) -> Key {

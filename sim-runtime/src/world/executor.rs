@@ -127,7 +127,7 @@ impl Inner {
         }
     }
 
-    #[inline(always)]
+    #[inline]
     fn push_ready(&self, key: Key, id: u64, wakes: u64, priority: u64) {
         let sequence = self.ready_sequence.get() + 1;
         self.ready_sequence.set(sequence);
@@ -256,7 +256,6 @@ impl Inner {
     }
 
     /// Accounts for a poll and says on whose behalf it happens.
-    #[inline(always)]
     fn begin_poll(&self, key: Key) -> Result<Option<Body>, Halt> {
         let now = self.now.get();
         let polls = self.polls.get();
