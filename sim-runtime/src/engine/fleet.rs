@@ -214,9 +214,11 @@ impl<E: Clone + 'static> Fleet<E> {
     /// Destroys a server's disk, if the system allows it. Returns whether it did.
     pub fn wipe(self: &Rc<Self>, index: usize, down_ns: Nanos) -> bool {
         let number = u32::try_from(index).expect("servers are numbered by u32");
-        // A disk that will be damaged is not known to the system yet.
-        let is_reserved = self.losses.borrow().values().any(|lost| matches!(lost, Lost::Reserved));
-        if is_reserved || !self.run.system.may_be_wiped(number) {
+        let losses = self.losses.borrow();
+        // A disk that will be damaged is not known to the system yet; a server whose disk was stays down for good.
+        let is_lost = losses.contains_key(&index) || losses.values().any(|lost| matches!(lost, Lost::Reserved));
+        drop(losses);
+        if is_lost || !self.run.system.may_be_wiped(number) {
             return false;
         }
         self.erase(index, down_ns);
