@@ -153,6 +153,12 @@ impl DurableImage {
         is_purged || self.log.get(&id.index).is_some_and(|entry| entry.log_id == id)
     }
 
+    /// Index up to which the log has entries, or had them before they were purged.
+    pub fn log_end(&self) -> Option<u64> {
+        let last = self.log.last_key_value().map(|(index, _)| *index);
+        last.max(self.purged.map(|id| id.index))
+    }
+
     /// Up to where the state or a snapshot stands for entries.
     pub fn covered(&self) -> Option<LogId> {
         self.applied.max(self.snapshot)

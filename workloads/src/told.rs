@@ -67,12 +67,14 @@ pub fn replies(request: &[u8], reply: &[u8]) {
     let Some(told) = WATCH.with_borrow_mut(|watch| watch.told(&request, &reply)) else { return };
     let disk = Disk::of(here.host);
     let log = cluster::log_image_of(&disk);
-    let image = match &told {
-        Told::Vote(_) => log,
-        Told::Entries { last, .. } if log.holds(*last) => log,
-        // A snapshot may stand for them.
-        Told::Entries { .. } | Told::Snapshot { .. } => cluster::image_of(&disk),
+    let has_it = match &told {
+        Told::Vote(_) => true,
+        Told::Entries { last, .. } => log.holds(*last),
+        Told::Snapshot { .. } => false,
     };
+    // What the log lacks, of this or of what it calls committed, a snapshot may stand for.
+    let is_whole = has_it && log.committed.map(|id| id.index) <= log.log_end();
+    let image = if is_whole { log } else { cluster::image_of(&disk) };
     run::emit(here.host, here.boot, Event::Told { node, told, image: Box::new(image) });
 }
 

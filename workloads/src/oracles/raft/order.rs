@@ -70,8 +70,8 @@ impl Oracle<Event> for Order {
         }
         let metrics = match &event.event {
             Event::Image { node, image, .. } | Event::Told { node, image, .. } => {
-                // A node that starts applies up to the mark: what it names must be there.
-                let last = image.log.last_key_value().map(|(at, _)| *at).max(index(image.purged));
+                // A node that starts applies up to the mark: what it names must be there, or be in the state or a snapshot.
+                let last = image.log_end().max(index(image.covered()));
                 judge.evaluated(image.committed.is_some());
                 let pair = [("the durable committed", index(image.committed)), ("the durable last log", last)];
                 return self.judge_pair(pair, (event.at_ns, *node), judge);
@@ -131,6 +131,11 @@ mod tests {
         };
         on_disk(5).accepts(Order::default());
         on_disk(6).rejects(Order::default(), "the durable committed Some(6) is past the durable last log Some(5)");
+        // A snapshot was installed, and what it replaces is not purged yet.
+        let mut run = Run::new();
+        let image =
+            DurableImage { committed: Some(id(6, 1)), snapshot: Some(id(6, 1)), ..image(&[(4, 1, 0), (5, 1, 0)]) };
+        run.image(1, image, ImageReason::PowerLoss).accepts(Order::default());
     }
 
     #[test]
