@@ -38,10 +38,11 @@ fn holds(image: &DurableImage, id: LogId) -> bool {
     image.covered().is_some_and(|covered| covered.index >= id.index) || image.holds(id)
 }
 
+/// A node that has since followed a leader of the same term votes for nobody else in it either.
 fn holds_vote(image: &DurableImage, told: &Vote) -> bool {
     image.vote.is_some_and(|vote| {
         let (now, then) = (vote.leader_id, told.leader_id);
-        now.term > then.term || now == then
+        now.term > then.term || now == then || (now.term == then.term && vote.committed)
     })
 }
 
@@ -100,6 +101,9 @@ mod tests {
         tells(told(), voted(4, 1)).accepts(DurableBeforeTold::default());
         tells(told(), voted(2, 2)).rejects(DurableBeforeTold::default(), "it votes for");
         tells(told(), voted(3, 1)).rejects(DurableBeforeTold::default(), "it votes for");
+        // The vote waited for its sync while somebody else won the election.
+        let follows = DurableImage { vote: Some(vote(3, 1, true)), ..voted(3, 1) };
+        tells(told(), follows).accepts(DurableBeforeTold::default());
         tells(told(), image(&[])).rejects(DurableBeforeTold::default(), "on its disk is None");
     }
 
