@@ -79,7 +79,16 @@ impl<E: Clone + 'static> Nemesis<E> {
         self.ledger.noticed("slow-pair", u64::try_from(slow_pairs).unwrap_or(0) * u64::from(felt));
     }
 
-    /// Sets every fault on its way. `clients` are the hosts that some partitions cut off as well.
+    /// Sets on their way the faults that meet servers which start for the first time: call it before they do.
+    pub fn await_first_starts(self: &Rc<Self>, faults: &[PlannedFault]) {
+        for PlannedFault { when, fault } in faults {
+            if let Trigger::FirstStart { nth, then_ns } = when {
+                self.arm_disk_op(fault.clone(), *nth, *then_ns);
+            }
+        }
+    }
+
+    /// Sets every other fault on its way. `clients` are the hosts that some partitions cut off as well.
     pub fn unleash(self: &Rc<Self>, faults: &[PlannedFault], clients: Vec<HostId>) {
         self.clients.replace(clients);
         for planned in faults {
@@ -93,6 +102,7 @@ impl<E: Clone + 'static> Nemesis<E> {
                 Trigger::Site { after_ns, site, nth } => {
                     world::at(after_ns, move || nemesis.arm_site(fault, &site, nth));
                 }
+                Trigger::FirstStart { .. } => {}
             }
         }
     }

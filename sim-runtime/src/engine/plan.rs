@@ -191,6 +191,11 @@ pub enum Trigger {
         nth: u64,
         then_ns: Nanos,
     },
+    /// The same, counted from the first start of the target on: before the cluster has formed.
+    FirstStart {
+        nth: u64,
+        then_ns: Nanos,
+    },
 }
 
 impl Trigger {
@@ -199,6 +204,7 @@ impl Trigger {
         match self {
             Trigger::At { ns } => *ns,
             Trigger::Site { after_ns, .. } | Trigger::DiskOp { after_ns, .. } => *after_ns,
+            Trigger::FirstStart { .. } => 0,
         }
     }
 }

@@ -268,6 +268,13 @@ impl Planner<'_> {
                 let fault = Fault::PowerLoss { target: self.target(servers, draws), down_ns: for_ns };
                 PlannedFault { when: self.moment(at, true, draws), fault }
             }
+            "power-loss-at-start" => {
+                let target = format!("Server({})", draws.below(u64::from(servers)));
+                let nth = 1 + draws.below(START_DISK_OPS_MAX);
+                let then_ns = if draws.below(4) == 0 { 0 } else { draws.below(DISK_OP_THEN_NS_MAX) };
+                let fault = Fault::PowerLoss { target, down_ns: for_ns };
+                PlannedFault { when: Trigger::FirstStart { nth, then_ns }, fault }
+            }
             "cluster-power-loss" => PlannedFault { when: now, fault: Fault::ClusterPowerLoss { down_ns: for_ns } },
             "partition" => {
                 let shape = self.partition(servers, draws);
@@ -389,5 +396,7 @@ const AFTERMATH_NS_MAX: Nanos = 500_000_000;
 const DISK_OPS_AHEAD_MAX: u64 = 60;
 /// A fault after a disk operation comes at most so late: about as long as a commit takes.
 const DISK_OP_THEN_NS_MAX: Nanos = 300_000;
+/// A fault within the first start of a server picks one of so many disk operations: those of a start, and a few more.
+const START_DISK_OPS_MAX: u64 = 150;
 /// A fault at a site picks one of so many visits after its time.
 const SITE_VISITS_AHEAD_MAX: u64 = 8;

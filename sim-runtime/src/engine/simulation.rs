@@ -133,6 +133,7 @@ impl<E: Clone + 'static> Simulation<E> {
     async fn play(&self, parts: &Parts<E>) {
         let Parts { plan, run, .. } = parts;
         let (fleet, nemesis) = self.stage(parts);
+        nemesis.await_first_starts(&plan.faults);
         fleet.boot_all();
         let cluster = Cluster {
             servers: fleet.hosts.clone(),

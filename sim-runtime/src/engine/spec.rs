@@ -292,8 +292,17 @@ fn pace_ms_default() -> Range {
 pub const ORDERS: &[&str] = &["uniform", "fifo", "pct"];
 
 /// Fault families that need no module of their own.
-const FAMILIES: &[&str] =
-    &["crash", "stop", "power-loss", "cluster-power-loss", "partition", "loss", "latency", "disk-error"];
+const FAMILIES: &[&str] = &[
+    "crash",
+    "stop",
+    "power-loss",
+    "power-loss-at-start",
+    "cluster-power-loss",
+    "partition",
+    "loss",
+    "latency",
+    "disk-error",
+];
 
 /// All families that the engine knows, by name.
 pub fn families() -> impl Iterator<Item = &'static str> {

@@ -169,6 +169,7 @@ pub(super) fn sooner(plan: &Plan) -> Plan {
         match &mut planned.when {
             Trigger::At { ns } => halve(ns),
             Trigger::Site { after_ns, .. } | Trigger::DiskOp { after_ns, .. } => halve(after_ns),
+            Trigger::FirstStart { .. } => {}
         }
     }
     for op in plan.clients.iter_mut().flat_map(|client| &mut client.ops) {

@@ -59,6 +59,7 @@ fn stretch(plan: &Plan, from: Nanos, length: Nanos) -> Plan {
         match &mut planned.when {
             Trigger::At { ns } => *ns = moved(*ns),
             Trigger::Site { after_ns, .. } | Trigger::DiskOp { after_ns, .. } => *after_ns = moved(*after_ns),
+            Trigger::FirstStart { .. } => {}
         }
     }
     for client in &mut plan.clients {
