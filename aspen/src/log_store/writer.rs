@@ -159,9 +159,8 @@ async fn write<E: Env>(shared: &Arc<Shared<E>>, changes: Vec<Change>, mut waiter
         waiters = acknowledge_appends(waiters);
     }
     if buggify!(at "log writer stands still", 0.01) {
-        // As on a disk that hangs: for several times as long as anybody waits for an append, so that more comes meanwhile and a
-        // leader that goes on without this node sends it a snapshot of what it has in memory.
-        TypeConfig::<E>::sleep(Duration::from_millis(3000)).await;
+        // As on a disk that hangs: for longer than anybody waits for an append, so that more comes meanwhile.
+        TypeConfig::<E>::sleep(Duration::from_millis(1000)).await;
     }
     if buggify!(at "log writer is slow to begin a transaction") {
         TypeConfig::<E>::sleep(Duration::from_millis(20)).await;

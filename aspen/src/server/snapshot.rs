@@ -19,7 +19,6 @@ use crate::error::ErrorCode;
 use crate::message::{
     Refusal, SnapshotBegin, SnapshotChunk, SnapshotFinish, SnapshotProgress, SnapshotReply, WireVote,
 };
-use crate::planted::planted;
 use crate::server::{Refused, Server};
 use crate::snapshot::directory::remove_incoming;
 use crate::snapshot::{Checksum, Incoming};
@@ -177,11 +176,7 @@ impl<E: Env> Server<E> {
                         "what a snapshot holds had come as entries that were not durable yet",
                         owed_by = ""
                     );
-                    let durable = match planted!("snapshot-acked-before-log") {
-                        true => Ok(()),
-                        false => self.shared.log.durable().await,
-                    };
-                    match durable {
+                    match self.shared.log.durable().await {
                         Ok(()) => {
                             assert_reachable!("a snapshot was received and installed");
                             Slot::Installed(checksum, vote)

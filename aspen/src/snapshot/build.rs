@@ -302,15 +302,14 @@ impl<E: Env> Writing<E> {
         let checksum = *self.hasher.finalize().as_bytes();
         self.append(checksum.to_vec()).await?;
         let Writing { shared, file, path, offset, .. } = self;
-        // As slow as large states are: a follower's log is longer than the snapshot when it is sent one.
-        if buggify!(at "snapshot waits between write and sync", 0.5) {
-            TypeConfig::<E>::sleep(Duration::from_millis(200)).await;
+        if buggify!(at "snapshot waits between write and sync") {
+            TypeConfig::<E>::sleep(Duration::from_millis(100)).await;
         }
         if !planted!("snapshot-not-synced") {
             unless_full(&shared, move |_| file.sync()).await?;
         }
-        if buggify!(at "snapshot waits between sync and rename", 0.5) {
-            TypeConfig::<E>::sleep(Duration::from_millis(400)).await;
+        if buggify!(at "snapshot waits between sync and rename") {
+            TypeConfig::<E>::sleep(Duration::from_millis(100)).await;
         }
         if shared.view().generation != generation {
             return Ok(Built::Superseded);
