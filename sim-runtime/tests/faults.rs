@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use sim_runtime::disk::OpKind;
+use sim_runtime::disk::{Disk, OpKind, OpenMode};
 use sim_runtime::engine::faults::{clock as clock_faults, link, process};
 use sim_runtime::engine::plan::{Fault, PARTITION_KINDS};
 use sim_runtime::engine::record::{RunRecord, RunRequest};
@@ -13,6 +13,7 @@ use sim_runtime::engine::report::FaultCount;
 use sim_runtime::engine::{Exit, Process, Server, Simulation, Spec, System, run};
 use sim_runtime::isolate::in_process;
 use sim_runtime::world::network::{self, Event as Arrival};
+use sim_runtime::world::section::Lane;
 use sim_runtime::world::{self, HostId, clock};
 
 const PORT: u16 = 1;
@@ -175,4 +176,41 @@ fn a_loss_of_power_follows_half_of_the_disk_errors() {
     assert_eq!(followed(errors_alone).0, 0, "what is off stays off");
     let (followed, errors) = followed(with_losses);
     assert!(errors > 80 && followed * 100 / errors > 40, "{followed} of {errors}");
+}
+
+/// Servers that write a file when they start, and then do nothing.
+struct Maker;
+
+impl System for Maker {
+    type Event = ();
+
+    fn server(&self, server: Server<()>) -> Process {
+        Box::pin(async move {
+            let make = move || -> std::io::Result<()> {
+                let file = Disk::of(server.host).open("/made", OpenMode::CREATE)?;
+                (0..200).try_for_each(|sector| file.write_at(&[1; 512], sector * 512))?;
+                file.sync()
+            };
+            match Lane::new("make").run(make).await {
+                Ok(()) => std::future::pending().await,
+                Err(error) => Exit::Failed(error.to_string()),
+            }
+        })
+    }
+}
+
+#[test]
+fn power_is_lost_while_servers_start_for_the_first_time() {
+    let losses = |spec: Spec| {
+        let simulation = Simulation::new(spec, || Maker);
+        let record = in_process(|| simulation.run(&RunRequest { spec: "maker".to_owned(), ..RunRequest::default() }));
+        let metrics = record.report.metrics.expect("the run lived");
+        (metrics.power_losses, metrics.restarts)
+    };
+    // Over before any other fault may begin.
+    let mut spec = Spec::quiet("maker", 3, 1);
+    spec.duration_ms = [900, 900];
+    assert_eq!(losses(spec.clone()), (0, 0));
+    let (lost, restarts) = losses(spec.with_faults("power-loss-at-start", [6, 6], [1, 50]));
+    assert!(lost >= 3 && restarts >= 3, "{lost} losses of power, {restarts} restarts");
 }
