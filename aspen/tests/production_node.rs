@@ -7,7 +7,7 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 
 use axum::http::Method;
-use production_support::{PATIENCE, Site, free_address};
+use production_support::{PATIENCE, Site};
 use serde_json::{Value, json};
 
 /// The walk through the interface of a node that was started with no configuration but its addresses.
@@ -180,7 +180,7 @@ async fn administration_needs_the_token() {
     assert_eq!((status, error["code"].as_str()), (409, Some("precondition-failed")), "its own key: {error}");
     for (path, body) in [
         ("/add-learner", json!({"address": format!("{}@127.0.0.1:1", "0".repeat(64))})),
-        ("/add-learner", json!({"address": own.as_str().unwrap().replace("127.0.0.1", "0.0.0.0")})),
+        ("/add-learner", json!({"address": format!("{}@0.0.0.0:1", own.as_str().unwrap().split_once('@').unwrap().0)})),
         ("/change-membership", json!({})),
         ("/change-membership", json!({"voters": [1], "finish": true})),
         ("/admin/checkpoint-wal", json!({"x": 1})),
@@ -302,13 +302,14 @@ async fn a_directory_that_lost_something_is_refused() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_outside_any_cluster_says_what_it_waits_for() {
     let site = Site::new();
-    let any = format!("0.0.0.0:{}", free_address().rsplit_once(':').unwrap().1);
+    // Below the ports that the system gives away.
+    let any = format!("0.0.0.0:{}", 10_000 + std::process::id() % 20_000);
     let token = site.path("token");
     std::fs::write(&token, "the token of this test").unwrap();
     let more = ["--node-id", "1", "--http-token-file", token.to_str().unwrap()];
     let node = site.spawn_at("n1", &any, &more);
     let url = |path: &str| format!("{}{path}", node.url);
-    site.until(&url("/livez"), "it lives", |status, _| (status == 200).then_some(())).await;
+    node.lives(&site).await;
     let begun = std::time::Instant::now();
     let token = Some("the token of this test");
     let (status, error) = site.get(&url("/readyz")).await;

@@ -2,14 +2,14 @@
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
 use std::ffi::OsStr;
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
 use aspen::production::client::{CallError, Caller};
 use axum::http::Method;
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 use serde_json::{Value, json};
 
 /// Nothing in a test takes so long, however busy the machine is.
@@ -29,9 +29,13 @@ pub struct Process {
     child: Child,
 }
 
-/// A port that was free a moment ago.
-pub fn free_address() -> String {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
+/// An address on loopback that nothing else takes, not even while its node is down: a port that was free a moment ago may be
+/// the local end of somebody's connection when it is needed.
+pub fn own_address() -> String {
+    static COUNT: AtomicU8 = AtomicU8::new(0);
+    // 127.0.0.0/8 is ours as a whole (RFC 1122, section 3.2.1.3): the process in the middle, then the count.
+    let [high, low] = (std::process::id() as u16 | 0x8000).to_be_bytes();
+    format!("127.{high}.{low}.{}:7000", COUNT.fetch_add(1, Ordering::Relaxed) + 1)
 }
 
 impl Site {
@@ -45,7 +49,7 @@ impl Site {
 
     /// Starts a node in a directory of this name. Does not wait for it.
     pub fn spawn(&self, name: &str, arguments: &[&str]) -> Process {
-        self.spawn_at(name, &free_address(), arguments)
+        self.spawn_at(name, &own_address(), arguments)
     }
 
     /// The same with HTTP at this address.
@@ -54,7 +58,7 @@ impl Site {
         let mut all =
             vec!["--data-dir".to_owned(), dir.display().to_string(), "--http-addr".to_owned(), http.to_owned()];
         if !arguments.contains(&"--bind-addr") {
-            all.extend(["--bind-addr".to_owned(), free_address()]);
+            all.extend(["--bind-addr".to_owned(), own_address()]);
         }
         all.extend(["--heartbeat-interval-ms", "100", "--election-timeout-min-ms", "500"].map(str::to_owned));
         all.extend(arguments.iter().map(|argument| (*argument).to_owned()));
@@ -121,10 +125,24 @@ impl Site {
     }
 
     /// Asks until `found` finds something in the answer.
-    pub async fn until<T>(&self, url: &str, what: &str, mut found: impl FnMut(u16, &Value) -> Option<T>) -> T {
+    pub async fn until<T>(&self, url: &str, what: &str, found: impl FnMut(u16, &Value) -> Option<T>) -> T {
+        self.until_unless(url, what, found, || None).await
+    }
+
+    /// The same, unless something happened that makes waiting vain.
+    async fn until_unless<T>(
+        &self,
+        url: &str,
+        what: &str,
+        mut found: impl FnMut(u16, &Value) -> Option<T>,
+        vain: impl Fn() -> Option<String>,
+    ) -> T {
         let begun = Instant::now();
         let mut last = String::new();
         while begun.elapsed() < PATIENCE {
+            if let Some(why) = vain() {
+                panic!("it cannot come true at {url}: {what}: {why}");
+            }
             match self.call(Method::GET, url, None, Vec::new()).await {
                 Ok((status, value)) => {
                     if let Some(found) = found(status, &value) {
@@ -191,9 +209,25 @@ fn start(cwd: &Path, arguments: &[String]) -> Child {
 }
 
 impl Process {
+    /// Waits until it answers, in a cluster or not.
+    pub async fn lives(&self, site: &Site) {
+        self.answers(site, "/livez").await;
+    }
+
     pub async fn ready(&self, site: &Site) {
-        let ready = format!("{}/readyz", self.url);
-        site.until(&ready, "the node is ready", |status, _| (status == 200).then_some(())).await;
+        self.answers(site, "/readyz").await;
+    }
+
+    async fn answers(&self, site: &Site, path: &str) {
+        let url = format!("{}{path}", self.url);
+        site.until_unless(&url, "200", |status, _| (status == 200).then_some(()), || self.ended()).await;
+    }
+
+    /// How it ended, if it did. The status stays, for whoever waits for it.
+    fn ended(&self) -> Option<String> {
+        let only_look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+        let status = waitid(WaitId::Pid(Pid::from_child(&self.child)), only_look).unwrap()?;
+        Some(format!("the node ended, code {:?}, signal {:?}", status.exit_status(), status.terminating_signal()))
     }
 
     /// The bearer token that the node made for itself.

@@ -2,7 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::fs::{self, File};
-use std::net::TcpListener;
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -69,11 +69,8 @@ impl Cluster {
         write(&token_file, &token).map_err(failed)?;
         let mut nodes = Vec::new();
         for index in 0..count {
-            let host = network.as_ref().map_or("127.0.0.1".to_owned(), |network| network.address(index).to_string());
-            let (http, quic) = match &network {
-                Some(_) => (format!("{host}:8080"), format!("{host}:7080")),
-                None => (free_address()?, free_address()?),
-            };
+            let host = network.as_ref().map_or_else(|| own_address(index), |network| network.address(index));
+            let (http, quic) = (format!("{host}:8080"), format!("{host}:7080"));
             let data = directory.join(format!("n{}", index + 1));
             let key = key_of(&arguments.node_bin, &data)?;
             let own = [
@@ -338,10 +335,10 @@ fn signal(child: &Child, signal: Signal) {
     let _ = kill_process(Pid::from_child(child), signal);
 }
 
-/// A port that was free a moment ago.
-fn free_address() -> Result<String, String> {
-    let bound = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
-    bound.map(|address| address.to_string()).map_err(|error| error.to_string())
+/// An address on loopback (127.0.0.0/8; RFC 1122, section 3.2.1.3) that no other cluster on this machine has.
+fn own_address(index: u32) -> Ipv4Addr {
+    let [high, low] = (std::process::id() as u16 | 0x8000).to_be_bytes();
+    Ipv4Addr::new(127, high, low, index as u8 + 1)
 }
 
 /// The public key of a node, which makes it.
