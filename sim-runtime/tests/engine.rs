@@ -120,9 +120,10 @@ fn disk_faults_reach_a_system_that_gives_its_files_no_role() {
     let spec = Spec::quiet("lock", 1, 10)
         .with_workload("contenders", [3, 3], [10, 10])
         .with_faults("disk-error", [8, 8], [10, 10])
+        .with_faults("sync-hang", [8, 8], [100, 500])
         .with_faults("lying-sync", [1, 1], [3000, 3000]);
     let faults = run(&lock::simulation_of(spec, true), 1, None).report.faults.expect("the run lived");
-    for family in ["disk-error", "lying-sync"] {
+    for family in ["disk-error", "lying-sync", "sync-hang"] {
         assert!(faults[family].noticed > 0, "{family}: {:?}", faults[family]);
     }
 }

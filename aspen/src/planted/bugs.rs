@@ -49,6 +49,13 @@ pub static BUGS: &[Bug] = &[
         like: "etcd #10166: a follower answers although what it answers for did not reach its log",
     },
     Bug {
+        name: "snapshot-acked-before-log",
+        family: "durability",
+        spec: "disk",
+        about: "a snapshot is acknowledged although what it holds came as entries that are not durable yet",
+        like: "openraft 0.10.0-alpha.37, which answers so (docs/trophies.md); its leader then meets a follower whose log went back",
+    },
+    Bug {
         name: "applied-outside-transaction",
         family: "durability",
         spec: "default",

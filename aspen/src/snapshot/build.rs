@@ -305,6 +305,10 @@ impl<E: Env> Writing<E> {
         if buggify!(at "snapshot waits between write and sync") {
             TypeConfig::<E>::sleep(Duration::from_millis(100)).await;
         }
+        if buggify!(at "snapshot takes as long as one of a large state", 0.9) {
+            // Meanwhile the log goes on, also that of a follower who will be sent this snapshot.
+            TypeConfig::<E>::sleep(Duration::from_millis(800)).await;
+        }
         if !planted!("snapshot-not-synced") {
             unless_full(&shared, move |_| file.sync()).await?;
         }

@@ -55,6 +55,8 @@ pub mod fault {
     pub const SLOW: &str = "disk-slow";
     /// Noticed for each operation that waited.
     pub const STALL: &str = "disk-stall";
+    /// Noticed for each sync that waited.
+    pub const SYNC_HANG: &str = "sync-hang";
     /// Noticed when at least one sector was lost.
     pub const POWER_LOSS: &str = "power-loss";
     /// Never noticed by itself; that is what makes it a lie.
@@ -157,6 +159,8 @@ pub struct Device {
     pub counters: Counters,
     armed: Vec<FaultPoint>,
     stalled_until: Nanos,
+    /// Per role, when syncs complete again.
+    hanging_until: [Nanos; 4],
     /// Per role, writes and bytes that the next sync must wait for.
     backlog: [(u64, u64); 4],
 }
@@ -166,10 +170,18 @@ impl Device {
         self.armed.push(point);
     }
 
-    /// Forgets armed faults and drawn errors; a stall that has begun ends.
+    /// No sync of files of this role completes before then.
+    pub fn hang_syncs(&mut self, role: Role, until: Nanos) {
+        self.counters.injected(fault::SYNC_HANG);
+        let hanging_until = &mut self.hanging_until[role as usize];
+        *hanging_until = until.max(*hanging_until);
+    }
+
+    /// Forgets armed faults and drawn errors; what has begun to stall or hang ends.
     pub fn heal(&mut self) {
         self.armed.clear();
         self.stalled_until = 0;
+        self.hanging_until = Default::default();
         self.config.errors = Default::default();
         self.config.lying_sync_ppm = 0;
         self.config.failed_sync_stays_readable = false;
@@ -248,6 +260,11 @@ impl Device {
         if waits && self.stalled_until > complete {
             complete = self.stalled_until;
             self.counters.noticed(fault::STALL);
+        }
+        let hanging_until = self.hanging_until[request.role as usize];
+        if request.kind == OpKind::Sync && hanging_until > complete {
+            complete = hanging_until;
+            self.counters.noticed(fault::SYNC_HANG);
         }
         Interval { issue, complete }
     }
@@ -389,6 +406,22 @@ mod tests {
         assert_eq!(judge(&mut device, write(10)).when.complete, 1_000_000);
         assert_eq!(judge(&mut device, write(2_000_000)).when.complete, 2_004_000);
         assert_eq!(device.counters.faults[fault::STALL], FaultCount { injected: 1, noticed: 2 });
+    }
+
+    #[test]
+    fn a_hang_holds_up_the_syncs_of_its_role() {
+        let mut device = Device::default();
+        let sync = |role, now| Request { kind: OpKind::Sync, role, growth: 0, ..write(now) };
+        device.hang_syncs(Role::Log, 5_000_000);
+        assert_eq!(judge(&mut device, sync(Role::Log, 0)).when.complete, 5_000_000);
+        assert_eq!(judge(&mut device, sync(Role::Log, 4_000_000)).when.complete, 5_000_000);
+        assert_eq!(judge(&mut device, sync(Role::State, 0)).when.complete, 200_000);
+        assert_eq!(judge(&mut device, write(10)).when.complete, 4_010);
+        assert_eq!(judge(&mut device, sync(Role::Log, 5_000_000)).when.complete, 5_200_000);
+        device.hang_syncs(Role::Log, 9_000_000);
+        device.heal();
+        assert_eq!(judge(&mut device, sync(Role::Log, 6_000_000)).when.complete, 6_200_000);
+        assert_eq!(device.counters.faults[fault::SYNC_HANG], FaultCount { injected: 2, noticed: 2 });
     }
 
     #[test]

@@ -167,7 +167,12 @@ impl Disk {
         self.shared.lock().device.arm(point);
     }
 
-    /// Ends all that makes operations fail or wait: armed faults, error rates, stalls, the quota, damage not yet done.
+    /// From now on no sync of files of a role completes, until `for_ns` later.
+    pub fn hang_syncs(&self, role: Role, for_ns: Nanos) {
+        self.shared.lock().device.hang_syncs(role, world::now_ns().saturating_add(for_ns));
+    }
+
+    /// Ends all that makes operations fail or wait: armed faults, error rates, stalls, hangs, the quota, damage not yet done.
     /// Latency stays, and so does what is damaged.
     pub fn heal(&self) {
         let mut state = self.shared.lock();

@@ -17,6 +17,8 @@ use crate::world::draws::Stream;
 pub enum DiskFault {
     /// The disk has so many bytes left. That changes `moves` times on the way, up and down, as other tenants come and go.
     Full { target: String, slack_bytes: u64, moves: u64, for_ns: Nanos },
+    /// No sync of a role's files completes, everything else does: a drive that tries again and again, a journal that is busy.
+    SyncHang { target: String, role: Role, for_ns: Nanos },
     /// Cold sectors of a role's files go bad. It shows when the machine is started again: `after_ns` later it loses power
     /// (or its process dies, if not `power`), for `down_ns`.
     Damage { target: String, damage: Damage, role: Role, sectors: u64, after_ns: Nanos, down_ns: Nanos, power: bool },
@@ -43,6 +45,7 @@ pub enum Loss {
 /// Families, as in specs.
 pub const FAMILIES: &[&str] = &[
     "disk-full",
+    "sync-hang",
     "latent-sector",
     "bit-rot",
     "lost-write",
@@ -58,6 +61,7 @@ impl DiskFault {
     pub fn family(&self) -> &'static str {
         match self {
             DiskFault::Full { .. } => "disk-full",
+            DiskFault::SyncHang { .. } => "sync-hang",
             DiskFault::Damage { damage, .. } => damage.kind(),
             DiskFault::PowerLossTwice { .. } => "power-loss-twice",
             DiskFault::StoreLost { beyond: false, .. } => "store-lost",
@@ -70,6 +74,7 @@ impl DiskFault {
     pub fn target(&self) -> Option<&String> {
         match self {
             DiskFault::Full { target, .. }
+            | DiskFault::SyncHang { target, .. }
             | DiskFault::Damage { target, .. }
             | DiskFault::PowerLossTwice { target, .. }
             | DiskFault::StoreLost { target, .. }
@@ -81,6 +86,7 @@ impl DiskFault {
     pub fn target_mut(&mut self) -> Option<&mut String> {
         match self {
             DiskFault::Full { target, .. }
+            | DiskFault::SyncHang { target, .. }
             | DiskFault::Damage { target, .. }
             | DiskFault::PowerLossTwice { target, .. }
             | DiskFault::StoreLost { target, .. }
@@ -114,7 +120,7 @@ pub(super) fn draw(family: &str, draws: Draws<'_>) -> Option<DiskFault> {
         _ => None,
     };
     if let Some(damage) = damage {
-        let role = [Role::Log, Role::Log, Role::State, Role::Snapshot][index(stream, 4)];
+        let role = [Role::Log, Role::State, Role::State, Role::Snapshot][index(stream, 4)];
         let after_ns = DAMAGE_SHOWS_NS_MIN + stream.below(DAMAGE_SHOWS_NS_MAX - DAMAGE_SHOWS_NS_MIN);
         let power = stream.below(3) > 0;
         return Some(DiskFault::Damage {
@@ -129,6 +135,10 @@ pub(super) fn draw(family: &str, draws: Draws<'_>) -> Option<DiskFault> {
     }
     Some(match family {
         "disk-full" => DiskFault::Full { target, slack_bytes: strength, moves: stream.below(6), for_ns },
+        "sync-hang" => {
+            let role = [Role::Log, Role::Log, Role::Log, Role::State, Role::Snapshot][index(stream, 5)];
+            DiskFault::SyncHang { target, role, for_ns }
+        }
         "power-loss-twice" => {
             DiskFault::PowerLossTwice { target, down_ns: for_ns, nth: 1 + stream.below(RECOVERY_OPS_AHEAD_MAX) }
         }

@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::disk_faults;
+use super::disk_faults::{self, DiskFault};
 use super::faults;
 use super::plan::{
     BuggifyPlan, ClientPlan, ClockKnob, Fault, PLAN_VERSION, PartitionShape, Plan, PlannedFault, SlowPair, Trigger,
@@ -225,17 +225,20 @@ impl Planner<'_> {
         faults
     }
 
-    /// Losses of power soon after some of the disk errors. What an ignored error left undone shows then, and only then: the
-    /// next sync that succeeds covers it up.
+    /// Losses of power soon after some of the disk errors, and during some of the hanging syncs. What an ignored error left
+    /// undone, or was said before its sync, shows then, and only then: the next sync that succeeds covers it up.
     fn aftermath(&self, faults: &[PlannedFault]) -> Vec<PlannedFault> {
         let Some(power_loss) = self.spec.faults.get("power-loss") else { return Vec::new() };
         let mut draws = self.stream("plan aftermath", 0);
         let mut losses = Vec::new();
         for PlannedFault { when, fault } in faults {
-            if let Fault::DiskError { target, op: OpKind::Write | OpKind::Sync, .. } = fault
-                && draws.below(2) == 0
-            {
-                let ns = when.not_before_ns() + draws.below(AFTERMATH_NS_MAX);
+            let (target, within_ns) = match fault {
+                Fault::DiskError { target, op: OpKind::Write | OpKind::Sync, .. } => (target, AFTERMATH_NS_MAX),
+                Fault::Disk(DiskFault::SyncHang { target, for_ns, .. }) => (target, *for_ns),
+                _ => continue,
+            };
+            if draws.below(2) == 0 {
+                let ns = when.not_before_ns() + draws.below(within_ns.max(1));
                 let fault =
                     Fault::PowerLoss { target: target.clone(), down_ns: millis(within(&mut draws, power_loss.for_ms)) };
                 losses.push(PlannedFault { when: Trigger::At { ns }, fault });

@@ -23,6 +23,7 @@ impl<E: Clone + 'static> Nemesis<E> {
                 self.ledger.injected(family, 1);
                 self.full(index, *slack_bytes, *moves, *for_ns);
             }
+            DiskFault::SyncHang { role, for_ns, .. } => disk.hang_syncs(disk.aimed(*role), *for_ns),
             DiskFault::Damage { damage, role, sectors, after_ns, down_ns, power, .. } => {
                 if self.fleet.reserve_loss(index) {
                     let span =
