@@ -16,7 +16,7 @@ use crate::message::{LogPoint, Refusal, Upkeep, Upkept};
 use crate::planted::planted;
 use crate::server::{Refused, Server};
 use crate::types::{LogId, TypeConfig};
-use buggify::{assert_reachable, assert_sometimes};
+use buggify::{assert_reachable, assert_sometimes, buggify};
 
 impl<E: Env> Server<E> {
     /// Not bounded by itself: the caller is.
@@ -73,6 +73,9 @@ impl<E: Env> Server<E> {
     async fn checkpoint_now(&self) -> Refused<Upkept> {
         let applied = self.shared.reader.applied().map(|id| point(&id));
         let whole = self.shared.reader.checkpoint().await.map_err(|error| stopped(&error))?;
+        if buggify!(at "a checkpoint is long in coming") {
+            TypeConfig::<E>::sleep(Duration::from_millis(50)).await;
+        }
         let applied = match planted!("checkpoint-promises-later-state") {
             true => self.shared.reader.applied().map(|id| point(&id)),
             false => applied,

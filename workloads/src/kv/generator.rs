@@ -192,7 +192,7 @@ fn op(weights: &Weights, keys: Keys, pad_max: u64, draws: &mut Stream) -> KvOp {
 fn largest(keys: Keys, draws: &mut Stream) -> Vec<KvOp> {
     let key = keys.draw(draws);
     let pair = [key, (key + 1) % number(keys.count)];
-    if draws.below(2) == 0 {
+    if draws.below(4) == 0 {
         return vec![KvOp::SetLargest { key: pair[0] }];
     }
     let then = pair.map(TxnStep::Get).to_vec();
@@ -246,7 +246,7 @@ fn number(value: u64) -> u32 {
 }
 
 /// In a run with values at the limit one of so many operations stores one.
-const LARGEST_VALUE_ONE_IN: u64 = 600;
+const LARGEST_VALUE_ONE_IN: u64 = 300;
 /// The first of the keys that are written once; no other operation names them.
 const COLD_KEYS: u32 = 100_000;
 const COLD_KEYS_OF_CLIENT: u32 = 100;
