@@ -5,6 +5,8 @@
 //! - The configuration that a node has in force stands in some log, at the same log id, and is the same on every node.
 //! - Two configurations that follow each other in a leader's log have a set of voters in common, or differ by one voter:
 //!   then every quorum of the one meets every quorum of the other.
+//!
+//! What a node says while it stops is not judged: openraft then shows a configuration whose entry its log refused.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -126,7 +128,7 @@ impl Oracle<Event> for Membership {
                 }
                 self.logs.entry(*node).or_default().observe(observation);
             }
-            Event::Metrics(metrics) => self.check(metrics, event.at_ns, judge),
+            Event::Metrics(metrics) if metrics.role != Role::Shutdown => self.check(metrics, event.at_ns, judge),
             Event::Down { node, .. } => {
                 self.logs.remove(node);
                 self.latest.remove(node);
@@ -219,6 +221,16 @@ mod tests {
         run.boot(1);
         in_force(&mut run, 1, &view((5, 1), &[&[1]]));
         run.rejects(Membership::default(), "nobody proposed it");
+    }
+
+    #[test]
+    fn a_node_that_stops_may_show_a_configuration_that_its_log_refused() {
+        let mut run = two_changes(&[&[1, 2, 3, 4]]);
+        run.metrics(1, |metrics| {
+            metrics.role = Role::Shutdown;
+            metrics.membership = view((6, 1), &[&[1]]);
+        });
+        run.accepts(Membership::default());
     }
 
     #[test]
