@@ -3,11 +3,12 @@
 //! Delta debugging (Zeller and Hildebrandt, TSE 2002, `ddmin` without complements) over everything that a plan lists:
 //! clients, faults, live fault points, operations, tunables, the noise of the world, servers, times. Since draws are
 //! functions of stable names, what is removed reshuffles nothing else; a candidate that passes by bad luck is given
-//! other keys. Stretches of the run ([`stretches`]) and random thinnings ([`plunge`]) come first, since a small plan runs
-//! faster than a large one.
+//! other keys. One fault alone ([`alone`]), stretches of the run ([`stretches`]) and random thinnings ([`plunge`]) come first,
+//! since a small plan runs faster than a large one.
 //!
 //! The shrinker decides what to try; whoever runs it decides how ([`Trial`]): in processes side by side, or in a test.
 
+mod alone;
 #[cfg(feature = "proptest")]
 pub(super) mod cuts;
 mod lists;
@@ -70,6 +71,7 @@ impl Size {
 pub fn shrink(failing: Failing, knobs: &[Knob], trial: &mut impl Trial) -> Failing {
     let mut shrinker = Shrinker { best: failing, knobs, trial };
     shrinker.end_earlier();
+    shrinker.one_fault();
     shrinker.shortest_stretch();
     shrinker.simplify_at_once();
     shrinker.plunge();
