@@ -3,7 +3,7 @@
 mod support;
 
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -182,6 +182,65 @@ async fn a_lagging_node_gets_a_snapshot_over_a_lossy_link() {
             acknowledged.insert((*checksum, *offset));
         }
     }
+    cluster.stop().await;
+}
+
+/// A follower has more entries from its leader than a snapshot of that leader, and does not know that they are committed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_snapshot_that_the_log_has_overtaken_is_not_installed() {
+    let tuning = RaftTuning { snapshot_entries: 100_000, log_keep_entries: 1000, ..tuning() };
+    let cluster = Cluster::start_with(3, tuning, StoreConfig::default()).await;
+    let leader = cluster.leader().await;
+    let (raft, behind) = (cluster.nodes[&leader].raft(), if leader == 3 { 2 } else { 3 });
+    let client = cluster.client(true);
+    cluster.converge().await;
+    // The follower hears nothing; what is said to it is kept.
+    let appends: Arc<Mutex<Vec<(u64, Envelope)>>> = Arc::default();
+    let (may_install, finished) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+    let (kept, may, finishes, to) = (appends.clone(), may_install.clone(), finished.clone(), address(behind));
+    cluster.net.rule(move |from, target, envelope| match &envelope.request {
+        _ if *target != to || from.0 == "late" => Fate::Deliver,
+        Request::Append(append) => {
+            let end = append.prev.map_or(0, |id| id.index) + append.entries.len() as u64;
+            kept.lock().unwrap().push((end, envelope.clone()));
+            Fate::LoseRequest
+        }
+        Request::SnapshotBegin(_) if !may.load(Ordering::SeqCst) => Fate::LoseRequest,
+        Request::SnapshotFinish(_) => {
+            finishes.fetch_add(1, Ordering::SeqCst);
+            Fate::Deliver
+        }
+        _ => Fate::Deliver,
+    });
+    for i in 0..10 {
+        client.execute(set(&format!("key-{i}"), "in the snapshot")).await.unwrap();
+    }
+    raft.trigger().snapshot().await.unwrap();
+    let snapshot = cluster.until("a snapshot", || cluster.nodes[&leader].reader().snapshot()).await;
+    for i in 0..10 {
+        client.execute(set(&format!("more-{i}"), "past it")).await.unwrap();
+    }
+    let longest = || appends.lock().unwrap().iter().max_by_key(|(end, _)| *end).cloned();
+    let (_, mut envelope) =
+        cluster.until("an append past the snapshot", || longest().filter(|(end, _)| *end > snapshot.index)).await;
+    raft.trigger().purge_log(snapshot.index).await.unwrap();
+    cluster
+        .until("the leader purged what the follower lacks", || {
+            raft.metrics().borrow_watched().purged.filter(|purged| purged.index == snapshot.index)
+        })
+        .await;
+    // The entries arrive after all, as a leader sends them that does not know yet what is committed; their answer is lost.
+    let Request::Append(append) = &mut envelope.request else { unreachable!("only appends were kept") };
+    append.commit = None;
+    let late = cluster.net.endpoint("late").call(&address(behind), encode_request(&envelope), PATIENCE).await;
+    assert!(late.is_ok(), "{late:?}");
+    may_install.store(true, Ordering::SeqCst);
+    cluster.until("the transfer is over", || (finished.load(Ordering::SeqCst) > 1).then_some(())).await;
+    cluster.net.heal();
+    cluster.converge().await;
+    let follower = cluster.nodes[&behind].raft().metrics();
+    assert!(follower.borrow_watched().running_state.is_ok());
+    assert_eq!(cluster.nodes[&behind].reader().snapshot(), None, "nothing was to be gained by it");
     cluster.stop().await;
 }
 

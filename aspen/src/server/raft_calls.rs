@@ -80,6 +80,10 @@ impl<E: Env> Server<E> {
         if planted!("stale-append-accepted") && mine.committed && mine.leader_id.voted_for != self.shared.config.id {
             vote = mine;
         }
+        if !entries.is_empty() && self.shared.snapshots.is_installing_of(vote) {
+            assert_reachable!("entries came late, while a snapshot was installed", owed_by = "");
+            return Err(Refusal::new(ErrorCode::Overloaded, "a snapshot of this leader is being installed"));
+        }
         let rpc = AppendEntriesRequest {
             vote,
             prev_log_id: append.prev.map(Into::into),

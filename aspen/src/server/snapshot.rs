@@ -5,7 +5,7 @@
 //! was verified.
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use openraft::Snapshot;
 use openraft::async_runtime::Mutex as _;
@@ -23,7 +23,7 @@ use crate::planted::planted;
 use crate::server::{Refused, Server};
 use crate::snapshot::directory::remove_incoming;
 use crate::snapshot::{Checksum, Incoming};
-use crate::types::{SnapshotMeta, TypeConfig, Vote};
+use crate::types::{LogId, SnapshotMeta, TypeConfig, Vote};
 use buggify::{assert_reachable, assert_sometimes, buggify};
 
 /// The transfer under way.
@@ -31,6 +31,8 @@ pub(super) struct Receiver<E: Env> {
     env: E,
     dir: PathBuf,
     slot: Arc<MutexOf<TypeConfig<E>, Slot<E>>>,
+    /// Whose snapshot is being installed.
+    installing: Mutex<Option<Vote>>,
 }
 
 enum Slot<E: Env> {
@@ -51,7 +53,16 @@ struct Receiving<E: Env> {
 
 impl<E: Env> Receiver<E> {
     pub(super) fn new(env: E, dir: PathBuf) -> Self {
-        Receiver { env, dir, slot: Arc::new(TypeConfig::<E>::mutex(Slot::Empty)) }
+        Receiver { env, dir, slot: Arc::new(TypeConfig::<E>::mutex(Slot::Empty)), installing: Mutex::default() }
+    }
+
+    /// Whether a snapshot of the leader with this vote is being installed: entries of the same leader wait for the end of it.
+    pub(super) fn is_installing_of(&self, vote: Vote) -> bool {
+        *self.installing.lock().unwrap_or_else(PoisonError::into_inner) == Some(vote)
+    }
+
+    fn set_installing(&self, of: Option<Vote>) {
+        *self.installing.lock().unwrap_or_else(PoisonError::into_inner) = of;
     }
 }
 
@@ -150,6 +161,7 @@ impl<E: Env> Server<E> {
         {
             // In a task of its own: it may take longer than the sender waits, who asks again.
             let (server, vote) = (self.clone(), Vote::from(finish.vote));
+            self.shared.snapshots.set_installing(Some(vote));
             drop(TypeConfig::<E>::spawn(async move { server.install(*receiving, vote).await }));
         }
         Ok(self.snapshot_reply(slot.progress(&finish.checksum)))
@@ -158,48 +170,64 @@ impl<E: Env> Server<E> {
     async fn install(&self, receiving: Receiving<E>, vote: Vote) {
         let Receiving { meta, checksum, incoming, .. } = receiving;
         let last = meta.last_log_id;
-        let finished = if buggify!(at "received snapshot does not verify", 0.1) {
-            incoming.abandon().await.and(Err(std::io::Error::other("it was said not to verify")))
-        } else {
-            incoming.finish().await
-        };
-        let ended = match finished {
-            Ok(file) => match self.shared.raft.install_full_snapshot(vote, Snapshot { meta, snapshot: file }).await {
-                Ok(response) if response.vote > vote => {
-                    // The leader was deposed meanwhile, and openraft refused its snapshot.
-                    Slot::Empty
-                }
-                Ok(_) => {
-                    // What the snapshot holds may have come as entries meanwhile. openraft says at once then that all of it
-                    // is here, and so it must be: the leader would never send it again (docs/trophies.md).
-                    assert_sometimes!(
-                        last.is_some_and(|last| !self.shared.log.is_durable(last.index)),
-                        "what a snapshot holds had come as entries that were not durable yet",
-                        owed_by = ""
-                    );
-                    let durable = match planted!("snapshot-acked-before-log") {
-                        true => Ok(()),
-                        false => self.shared.log.durable().await,
-                    };
-                    match durable {
-                        Ok(()) => {
-                            assert_reachable!("a snapshot was received and installed");
-                            Slot::Installed(checksum, vote)
-                        }
-                        Err(_) => Slot::Empty,
+        let ended = match self.hand_over(meta, incoming, vote).await {
+            // The leader was deposed meanwhile, and openraft refused its snapshot.
+            Ok(false) => Slot::Empty,
+            Ok(true) => {
+                // What the snapshot holds may have come as entries meanwhile. Then all of it is here at once, and so it must
+                // be for good: the leader would never send it again (docs/trophies.md).
+                assert_sometimes!(
+                    last.is_some_and(|last| !self.shared.log.is_durable(last.index)),
+                    "what a snapshot holds had come as entries that were not durable yet",
+                    owed_by = ""
+                );
+                let durable = match planted!("snapshot-acked-before-log") {
+                    true => Ok(()),
+                    false => self.shared.log.durable().await,
+                };
+                match durable {
+                    Ok(()) => {
+                        assert_reachable!("a snapshot was received and installed");
+                        Slot::Installed(checksum, vote)
                     }
+                    Err(_) => Slot::Empty,
                 }
-                Err(fatal) => {
-                    tracing::error!("the snapshot at {last:?} was not installed: {fatal}");
-                    Slot::Empty
-                }
-            },
+            }
             Err(error) => {
-                tracing::warn!("the received snapshot at {last:?} is of no use, it is asked for again: {error}");
+                tracing::warn!("the snapshot at {last:?} was not installed, it is asked for again: {error}");
                 Slot::Empty
             }
         };
         *self.shared.snapshots.slot.lock().await = ended;
+        self.shared.snapshots.set_installing(None);
+    }
+
+    /// Verifies what was received and has openraft install it. Returns whether this node then has all that it holds.
+    async fn hand_over(&self, meta: SnapshotMeta, incoming: Incoming<E>, vote: Vote) -> std::io::Result<bool> {
+        if self.is_overtaken(meta.last_log_id, vote).await? {
+            assert_reachable!("a snapshot came after the entries it stands for, and more", owed_by = "");
+            return incoming.abandon().await.map(|()| true);
+        }
+        if buggify!(at "received snapshot does not verify", 0.1) {
+            incoming.abandon().await?;
+            return Err(std::io::Error::other("it was said not to verify"));
+        }
+        let snapshot = Snapshot { meta, snapshot: incoming.finish().await? };
+        let answer = self.shared.raft.install_full_snapshot(vote, snapshot).await.map_err(std::io::Error::other)?;
+        Ok(answer.vote <= vote)
+    }
+
+    /// Whether the log has more from this leader than the snapshot does: its appends came, and their answers were lost. openraft
+    /// must not be told of such a snapshot (docs/trophies.md), and nothing is gained by it.
+    async fn is_overtaken(&self, last: Option<LogId>, vote: Vote) -> std::io::Result<bool> {
+        let Some(last) = last else { return Ok(false) };
+        let raft = &self.shared.raft;
+        // From openraft itself, after every append that it was told of; no other comes from this leader before the end.
+        let overtaken = raft.with_raft_state(move |state| {
+            let log = &state.log_ids;
+            *state.vote_ref() == vote && log.get(last.index) == Some(last) && log.last() > Some(&last)
+        });
+        overtaken.await.map_err(std::io::Error::other)
     }
 
     /// Saves a deposed leader the transfer. What really decides is openraft, when the snapshot is installed.
