@@ -44,6 +44,15 @@ enum Slot<E: Env> {
     Installed(Checksum, Vote),
 }
 
+/// What became of a snapshot that was received.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Handed {
+    Installed,
+    /// The log has all that it holds, and more.
+    Overtaken,
+    Refused,
+}
+
 struct Receiving<E: Env> {
     meta: SnapshotMeta,
     checksum: Checksum,
@@ -172,8 +181,8 @@ impl<E: Env> Server<E> {
         let last = meta.last_log_id;
         let ended = match self.hand_over(meta, incoming, vote).await {
             // The leader was deposed meanwhile, and openraft refused its snapshot.
-            Ok(false) => Slot::Empty,
-            Ok(true) => {
+            Ok(Handed::Refused) => Slot::Empty,
+            Ok(handed) => {
                 // What the snapshot holds may have come as entries meanwhile. Then all of it is here at once, and so it must
                 // be for good: the leader would never send it again (docs/trophies.md).
                 assert_sometimes!(
@@ -186,6 +195,8 @@ impl<E: Env> Server<E> {
                     false => self.shared.log.durable().await,
                 };
                 match durable {
+                    // openraft may have accepted entries that it had not given to the log when the wait began.
+                    Ok(()) if handed == Handed::Overtaken && !self.holds_durably(last) => Slot::Empty,
                     Ok(()) => {
                         assert_reachable!("a snapshot was received and installed");
                         Slot::Installed(checksum, vote)
@@ -198,15 +209,20 @@ impl<E: Env> Server<E> {
                 Slot::Empty
             }
         };
-        *self.shared.snapshots.slot.lock().await = ended;
+        let mut slot = self.shared.snapshots.slot.lock().await;
+        *slot = ended;
         self.shared.snapshots.set_installing(None);
     }
 
-    /// Verifies what was received and has openraft install it. Returns whether this node then has all that it holds.
-    async fn hand_over(&self, meta: SnapshotMeta, incoming: Incoming<E>, vote: Vote) -> std::io::Result<bool> {
+    fn holds_durably(&self, last: Option<LogId>) -> bool {
+        last.is_none_or(|last| self.shared.log.is_durable(last.index)) || planted!("snapshot-acked-before-log")
+    }
+
+    /// Verifies what was received and has openraft install it.
+    async fn hand_over(&self, meta: SnapshotMeta, incoming: Incoming<E>, vote: Vote) -> std::io::Result<Handed> {
         if self.is_overtaken(meta.last_log_id, vote).await? {
             assert_reachable!("a snapshot came after the entries it stands for, and more", owed_by = "");
-            return incoming.abandon().await.map(|()| true);
+            return incoming.abandon().await.map(|()| Handed::Overtaken);
         }
         if buggify!(at "received snapshot does not verify", 0.1) {
             incoming.abandon().await?;
@@ -214,7 +230,7 @@ impl<E: Env> Server<E> {
         }
         let snapshot = Snapshot { meta, snapshot: incoming.finish().await? };
         let answer = self.shared.raft.install_full_snapshot(vote, snapshot).await.map_err(std::io::Error::other)?;
-        Ok(answer.vote <= vote)
+        Ok(if answer.vote <= vote { Handed::Installed } else { Handed::Refused })
     }
 
     /// Whether the log has more from this leader than the snapshot does: its appends came, and their answers were lost. openraft
