@@ -4,7 +4,7 @@
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use aspen::production::client::{CallError, Caller};
@@ -32,10 +32,12 @@ pub struct Process {
 /// An address on loopback that nothing else takes, not even while its node is down: a port that was free a moment ago may be
 /// the local end of somebody's connection when it is needed.
 pub fn own_address() -> String {
-    static COUNT: AtomicU8 = AtomicU8::new(0);
+    static COUNT: AtomicU32 = AtomicU32::new(0);
     // 127.0.0.0/8 is ours as a whole (RFC 1122, section 3.2.1.3): the process in the middle, then the count.
     let [high, low] = (std::process::id() as u16 | 0x8000).to_be_bytes();
-    format!("127.{high}.{low}.{}:7000", COUNT.fetch_add(1, Ordering::Relaxed) + 1)
+    let last =
+        u8::try_from(COUNT.fetch_add(1, Ordering::Relaxed) + 1).expect("tests of one process use fewer addresses");
+    format!("127.{high}.{low}.{last}:7000")
 }
 
 impl Site {
