@@ -118,6 +118,16 @@ fn a_failure_that_needs_everything_is_left_alone() {
     assert_eq!(small, original);
 }
 
+#[test]
+fn a_fault_that_the_others_are_in_the_way_of_is_found_alone() {
+    let original = big_plan();
+    let alone = |plan: &Plan| plan.faults.len() == 1 && targets(plan) == ["Server(2)"];
+    let (small, tried) = shrink_by(|plan| alone(plan) || *plan == original, u64::MAX);
+    assert!(alone(&small));
+    let size = Size::of(&small, KNOBS);
+    assert_eq!((size.operations, size.fault_points, size.servers), (0, 0, 3), "{tried} plans were tried");
+}
+
 /// Needs the operations of one second, all of them, while a server is down that went down before.
 fn needs_a_second(plan: &Plan) -> bool {
     let ops = |client: u64| (30..32).all(|nth| has_op(plan, &json!([client, nth])));
