@@ -31,7 +31,7 @@ pub(super) struct Receiver<E: Env> {
     env: E,
     dir: PathBuf,
     slot: Arc<MutexOf<TypeConfig<E>, Slot<E>>>,
-    /// Whose snapshot is being installed.
+    /// Whose snapshot is being installed. Beside the slot, which is locked while chunks are written: every append asks.
     installing: Mutex<Option<Vote>>,
 }
 
@@ -190,18 +190,11 @@ impl<E: Env> Server<E> {
                     "what a snapshot holds had come as entries that were not durable yet",
                     owed_by = ""
                 );
-                let durable = match planted!("snapshot-acked-before-log") {
-                    true => Ok(()),
-                    false => self.shared.log.durable().await,
-                };
-                match durable {
-                    // openraft may have accepted entries that it had not given to the log when the wait began.
-                    Ok(()) if handed == Handed::Overtaken && !self.holds_durably(last) => Slot::Empty,
-                    Ok(()) => {
-                        assert_reachable!("a snapshot was received and installed");
-                        Slot::Installed(checksum, vote)
-                    }
-                    Err(_) => Slot::Empty,
+                if planted!("snapshot-acked-before-log") || self.is_durable(handed, last).await {
+                    assert_reachable!("a snapshot was received and installed");
+                    Slot::Installed(checksum, vote)
+                } else {
+                    Slot::Empty
                 }
             }
             Err(error) => {
@@ -214,8 +207,14 @@ impl<E: Env> Server<E> {
         self.shared.snapshots.set_installing(None);
     }
 
-    fn holds_durably(&self, last: Option<LogId>) -> bool {
-        last.is_none_or(|last| self.shared.log.is_durable(last.index)) || planted!("snapshot-acked-before-log")
+    /// Waits until what a snapshot up to `last` holds is here for good. `false`: it is not, or the log has failed.
+    async fn is_durable(&self, handed: Handed, last: Option<LogId>) -> bool {
+        let log = &self.shared.log;
+        if log.durable().await.is_err() {
+            return false;
+        }
+        // openraft may have accepted entries that it had not given to the log when the wait began.
+        handed != Handed::Overtaken || last.is_none_or(|last| log.is_durable(last.index))
     }
 
     /// Verifies what was received and has openraft install it.
