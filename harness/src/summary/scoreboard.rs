@@ -53,8 +53,12 @@ fn head(board: &Scoreboard) -> String {
     let worst = medians.last().map_or("none".to_owned(), u64::to_string);
     let on_default = board.bugs.iter().filter(|hunt| hunt.found && hunt.spec == "default").count();
     let runs = board.starts;
+    let shrinks = match board.shrink_budget_s {
+        0.0 => String::new(),
+        budget => format!(" --shrink-budget {budget}s"),
+    };
     format!(
-        "Written by `harness scoreboard --starts {} --max-seeds {} --ablation-seeds {}`, which took {:.0} s and {:.0} s of CPU time. {found} of \
+        "Written by `harness scoreboard --starts {} --max-seeds {} --ablation-seeds {}{shrinks}`, which took {:.0} s and {:.0} s of CPU time. {found} of \
          {} planted bugs are found, {on_default} of them on the default spec. A bug is hunted from {runs} starts; the median of \
          the medians is {middle} seeds, the greatest {worst}. CPU time is the mean of the starts. An assertion inside the \
          product does not count as finding a bug.",
